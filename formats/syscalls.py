@@ -1,0 +1,158 @@
+"""Linux calls that the standard library does not offer: fallocate, reflinks, statx, inode flags.
+
+Every function raises `OSError` with the kernel's error number. ctypes is loaded at the first call
+that needs it, so that a program that only lists volumes does not pay for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import functools
+import os
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import ctypes
+
+FALLOC_FL_KEEP_SIZE = 0x01
+FALLOC_FL_PUNCH_HOLE = 0x02
+FALLOC_FL_ZERO_RANGE = 0x10
+
+RENAME_NOREPLACE = 0x1
+
+#: ``FS_IOC_GETFLAGS``, ``FS_IOC_SETFLAGS`` (64-bit) and the flag that turns copy on write off
+_GETFLAGS = 0x80086601
+_SETFLAGS = 0x40086602
+FS_NOCOW_FL = 0x00800000
+
+_FICLONE = 0x40049409
+_FICLONERANGE = 0x4020940D
+
+_AT_EMPTY_PATH = 0x1000
+_AT_SYMLINK_NOFOLLOW = 0x100
+_STATX_BTIME = 0x800
+_STATX_SIZE = 256
+
+#: Magic numbers of file systems, from statfs(2).
+BTRFS_MAGIC = 0x9123683E
+NFS_MAGIC = 0x6969
+TMPFS_MAGIC = 0x01021994
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        import ctypes
+
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Allocate, punch or zero a stretch of a file; never emulated by writing.
+
+    :raise OSError: EOPNOTSUPP where the file system cannot do it.
+    """
+    import ctypes
+
+    call = _libc().fallocate
+    _checked(call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+
+
+def ficlone(target: int, source: int) -> None:
+    """Make the file *target* share all data of *source*.
+
+    :raise OSError: EOPNOTSUPP, EXDEV or EINVAL where that is not possible.
+    """
+    fcntl.ioctl(target, _FICLONE, source)
+
+
+def ficlonerange(
+    target: int, target_offset: int, source: int, source_offset: int, length: int
+) -> None:
+    """Make a block-aligned stretch of *target* share the data of *source*."""
+    argument = struct.pack("=qQQQ", source, source_offset, length, target_offset)
+    fcntl.ioctl(target, _FICLONERANGE, argument)
+
+
+def rename_noreplace(directory: int, old: str, new: str) -> None:
+    """Rename within a directory (a descriptor).
+
+    :raise FileExistsError: if *new* is there; nothing is replaced.
+    """
+    call = _libc().renameat2
+    _checked(call(directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE))
+
+
+def link_unnamed(fd: int, directory: int, name: str) -> None:
+    """Give a file opened with O_TMPFILE its name in *directory* (a descriptor).
+
+    :raise FileExistsError: if *name* is there; nothing is replaced.
+    """
+    # src_dir_fd is what makes Python use linkat(2) with AT_SYMLINK_FOLLOW.
+    os.link(
+        f"/proc/self/fd/{fd}", name, src_dir_fd=directory, dst_dir_fd=directory,
+        follow_symlinks=True,
+    )  # fmt: skip
+
+
+def birth_time(fd: int) -> int | None:
+    """Return when the open file was made, in nanoseconds since the epoch; None if not kept."""
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    _checked(_libc().statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer))
+    (mask,) = struct.unpack_from("=I", buffer, 0)
+    if not mask & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, 80)
+    return int(seconds * 1_000_000_000 + nanoseconds)
+
+
+class FileSystem(NamedTuple):
+    """Which file system something lies on: statfs' type and id."""
+
+    type: int
+    id: int
+
+
+def file_system(fd: int) -> FileSystem:
+    """Return the type and the id of the file system an open file lies on."""
+    import ctypes
+
+    buffer = ctypes.create_string_buffer(256)
+    _checked(_libc().fstatfs(fd, buffer))
+    (kind,) = struct.unpack_from("=q", buffer, 0)
+    (identity,) = struct.unpack_from("=Q", buffer, 56)
+    return FileSystem(kind, identity)
+
+
+def set_nocow(fd: int, *, nocow: bool) -> None:
+    """Turn copy on write off (or on again) for an empty file or a directory.
+
+    :raise OSError: where the file system has no such flag.
+    """
+    if file_system(fd).type != BTRFS_MAGIC:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    flags = struct.unpack_from("=I", fcntl.ioctl(fd, _GETFLAGS, bytes(8)))[0]
+    wanted = flags | FS_NOCOW_FL if nocow else flags & ~FS_NOCOW_FL
+    if wanted != flags:
+        fcntl.ioctl(fd, _SETFLAGS, struct.pack("=Q", wanted))
+
+
+def is_nocow(fd: int) -> bool:
+    """Tell whether copy on write is off for an open file; False where there is no such flag."""
+    try:
+        flags = struct.unpack_from("=I", fcntl.ioctl(fd, _GETFLAGS, bytes(8)))[0]
+    except OSError:
+        return False
+    return bool(flags & FS_NOCOW_FL)

@@ -1,0 +1,1 @@
+"""libvirt's storage driver in pure Python."""

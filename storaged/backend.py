@@ -1,0 +1,378 @@
+"""What a pool type is made of: the interface between policy (above) and mechanism (below).
+
+A backend knows how to do a thing to its storage. State rules, uniqueness, persistence, events,
+leases and jobs are the pool's. Methods take and return frozen values, descriptors and a `Job`, so
+that a backend can live in another process.
+
+To support an ability is to inherit from it: the class line is the capability list. `require` gives
+a backend typed as having an ability, or raises libvirt's "not supported".
+
+All methods may be called from several threads at once, for different volumes; the pool sees to it
+that no two writers work on one volume, and that `start`, `stop`, `build` and `delete_target` are
+alone. They raise `storaged.errors.StorageError` only: `OSError` and `FormatError` are translated
+here or below.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import ClassVar, Protocol, TypeVar
+
+from storaged.errors import Unsupported
+from storaged.formats.handle import Bytes, Handle
+from storaged.job import Job
+from storaged.model import (
+    Permissions,
+    PoolDef,
+    PoolSource,
+    Space,
+    VolumeDef,
+    VolumeRecord,
+)
+
+#: The version of this interface; docs/backends.md has its changelog.
+API = 1
+
+
+class Durability(StrEnum):
+    """What a success of create, clone and delete promises."""
+
+    #: the file and its name survive a loss of power
+    FULL = "full"
+    #: the kernel has it
+    NONE = "none"
+
+
+class WipeAlgorithm(IntEnum):
+    """Patterns for `Wipes.wipe`; the numbers stand on the wire."""
+
+    ZERO = 0
+    NNSA = 1
+    DOD = 2
+    BSI = 3
+    GUTMANN = 4
+    SCHNEIER = 5
+    PFITZNER7 = 6
+    PFITZNER33 = 7
+    RANDOM = 8
+    TRIM = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a backend may know of the engine it serves.
+
+    :param id: names this host and this state root in the files of work under way.
+    :param session: an ordinary user's engine: it never changes an owner.
+    """
+
+    id: str
+    durability: Durability = Durability.FULL
+    session: bool = False
+    #: version of libvirt whose defaults hold, such as 9000000
+    compat_level: int = 9_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What a pool type is, for capabilities and checks.
+
+    :param type: the value of ``pool@type``.
+    :param source_formats: values of ``source/format``, the default first; empty: it has none.
+    :param volume_formats: values of ``target/format`` of its volumes, the default first.
+    """
+
+    type: str
+    source_formats: tuple[str, ...] = ()
+    volume_formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What one scan found.
+
+    :param volumes: by name. The scan may hand back the very records it was given.
+    :param permissions: of the target; None if the type has none.
+    """
+
+    volumes: dict[str, VolumeRecord]
+    space: Space
+    permissions: Permissions | None = None
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stretch of zeros in a transfer, in bytes."""
+
+    length: int
+
+
+class Source(Protocol):
+    """Where a download comes from."""
+
+    def read(self, size: int) -> bytes | Hole:
+        """Return the next piece, at most *size* bytes of data; ``b""`` at the end.
+
+        Holes are told only by a sparse source, and may be longer than *size*.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go. Calling it again does nothing."""
+        ...
+
+
+class Sink(Protocol):
+    """Where an upload goes. Bytes that were written stay, whatever ends the transfer."""
+
+    def write(self, data: Bytes) -> None:
+        """Take the next bytes; they have reached the file when this returns.
+
+        :raise SystemFailure: also with ENOSPC when the announced length is exceeded.
+        """
+        ...
+
+    def hole(self, length: int) -> None:
+        """Make the next *length* bytes read as zeros, and never shorten the volume."""
+        ...
+
+    def finish(self) -> None:
+        """End the transfer as complete, made durable as the engine's setting asks."""
+        ...
+
+    def abort(self) -> None:
+        """End the transfer. Calling it after an end does nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """The source of a clone, opened by its own backend.
+
+    *handle* is read only and belongs to the caller, who closes it.
+    """
+
+    record: VolumeRecord
+    handle: Handle
+
+
+class Backend(ABC):
+    """The core that every pool type has.
+
+    :param definition: what the pool is; a changed definition makes a new backend.
+    """
+
+    descriptor: ClassVar[Descriptor]
+    api: ClassVar[int] = API
+
+    def __init__(self, definition: PoolDef, host: Host) -> None:
+        self.definition = definition
+        self.host = host
+
+    def check(self) -> bool:
+        """Tell whether the storage is active on this host already (asked once after a boot)."""
+        return False
+
+    def start(self, job: Job[object]) -> None:
+        """Make the storage available: mount, log in, activate. Doing it twice is no error."""
+
+    def stop(self, job: Job[object]) -> None:
+        """Undo `start`. Doing it twice is no error."""
+
+    @abstractmethod
+    def refresh(self, known: Mapping[str, VolumeRecord], job: Job[object]) -> Refresh:
+        """Scan the storage.
+
+        :param known: the records of the last scan: an unchanged volume is not opened again.
+        :raise StorageError: only if the storage as a whole cannot be read. A bad volume is skipped,
+            or listed with its ``problem``.
+        """
+
+    def space(self) -> Space | None:
+        """Return how full the storage is, cheaply, or None if only `refresh` can tell."""
+        return None
+
+
+class Ability(ABC):
+    """Root of what only some pool types can do; *missing* is libvirt's text for the others."""
+
+    missing: ClassVar[str]
+
+
+class Builds(Ability, ABC):
+    """The pool's own storage can be made and removed."""
+
+    missing = "pool does not support pool deletion"
+
+    @abstractmethod
+    def build(self, job: Job[object], *, overwrite: bool | None = None) -> None:
+        """Make the target (and the file system or label on the source where the type has one).
+
+        :param overwrite: None: format nothing; False: only what holds nothing; True: in any case.
+        """
+
+    @abstractmethod
+    def delete_target(self, job: Job[object]) -> None:
+        """Remove what `build` made; it must hold no volumes."""
+
+
+class FindsSources(Ability, ABC):
+    """Can tell which sources a server or this host offers."""
+
+    missing = "pool type does not support source discovery"
+
+    @classmethod
+    @abstractmethod
+    def find_sources(cls, spec: PoolSource | None, host: Host) -> tuple[PoolSource, ...]:
+        """Return the sources that match *spec*."""
+
+
+class LooksAtVolumes(Ability, ABC):
+    """One volume can be looked at alone."""
+
+    missing = "storage pool does not support looking at one volume"
+
+    @abstractmethod
+    def look(self, name: str, known: VolumeRecord | None) -> VolumeRecord | None:
+        """Return the fresh facts of one volume, None if there is none of that name.
+
+        :param known: the record so far; it is returned itself if nothing changed.
+        """
+
+
+class CreatesVolumes(Ability, ABC):
+    """New volumes can be made."""
+
+    missing = "storage pool does not support volume creation"
+
+    @abstractmethod
+    def plan(self, volume: VolumeDef) -> VolumeDef:
+        """Check a request and fill in type, path and key. Quick; makes nothing.
+
+        :raise NameTaken: something else stands at the path.
+        :raise StorageError: the request cannot be honoured; the text names why.
+        """
+
+    @abstractmethod
+    def create(self, volume: VolumeDef, job: Job[object]) -> VolumeRecord:
+        """Make a planned volume. It appears whole or not at all."""
+
+
+class ClonesVolumes(CreatesVolumes, ABC):
+    """New volumes can be made from existing ones."""
+
+    missing = "storage pool does not support volume creation from an existing volume"
+
+    @abstractmethod
+    def plan_clone(self, volume: VolumeDef, source: VolumeRecord) -> VolumeDef:
+        """As `plan`, for a clone of *source*; also settles capacity and format."""
+
+    @abstractmethod
+    def clone(
+        self, volume: VolumeDef, source: ImageSource, job: Job[object], *, reflink: bool
+    ) -> VolumeRecord:
+        """Make a planned clone. It appears whole or not at all.
+
+        :param reflink: share the data with the source or fail; False: share where it is possible.
+        """
+
+
+class DeletesVolumes(Ability, ABC):
+    """Volumes can be deleted."""
+
+    missing = "storage pool does not support vol deletion"
+
+    @abstractmethod
+    def delete(self, volume: VolumeRecord, job: Job[object], *, force: bool = False) -> None:
+        """Delete a volume; one that is gone already is no error.
+
+        :param force: also if a virtual machine has it open.
+        :raise VolumeBusy: it is open elsewhere; the advice names by whom.
+        """
+
+
+class Resizes(Ability, ABC):
+    """Volumes can change their capacity."""
+
+    missing = "storage pool does not support changing of volume capacity"
+
+    @abstractmethod
+    def resize(
+        self,
+        volume: VolumeRecord,
+        capacity: int,
+        job: Job[object],
+        *,
+        allocate: bool = False,
+        shrink: bool = False,
+        force: bool = False,
+    ) -> VolumeRecord:
+        """Set the capacity and return the facts after it."""
+
+
+class Wipes(Ability, ABC):
+    """Volumes can be overwritten."""
+
+    missing = "storage pool doesn't support volume wiping"
+
+    @abstractmethod
+    def wipe(
+        self,
+        volume: VolumeRecord,
+        algorithm: WipeAlgorithm,
+        job: Job[object],
+        *,
+        force: bool = False,
+    ) -> VolumeRecord:
+        """Overwrite what a volume holds and return the facts after it."""
+
+
+class Transfers(Ability, ABC):
+    """Bytes can be moved in and out."""
+
+    missing = "storage pool doesn't support volume upload/download"
+
+    @abstractmethod
+    def open_image(self, volume: VolumeRecord, *, writable: bool = False) -> Handle:
+        """Open a volume for random access; the caller closes it (`close`)."""
+
+    @abstractmethod
+    def upload(self, volume: VolumeRecord, offset: int, length: int) -> Sink:
+        """Open a volume for writing from *offset*; a *length* of 0 is "as much as comes"."""
+
+    @abstractmethod
+    def download(
+        self, volume: VolumeRecord, offset: int, length: int, *, sparse: bool = False
+    ) -> Source:
+        """Open a volume for reading from *offset*; a *length* of 0 is "to the end"."""
+
+
+class Anchored(Ability, ABC):
+    """The target is a directory that must stay the one it was when the pool was started."""
+
+    missing = "storage pool has no target directory"
+
+    @abstractmethod
+    def anchor(self) -> Mapping[str, str | int]:
+        """Return what identifies the target now; it is kept beside the pool's state."""
+
+    @abstractmethod
+    def hold(self, anchor: Mapping[str, str | int]) -> None:
+        """Refuse every later work on volumes if the target is not the one of *anchor*."""
+
+
+A = TypeVar("A", bound=Ability)
+
+
+def require(backend: Backend, ability: type[A]) -> A:
+    """Return *backend*, typed as having *ability*.
+
+    :raise Unsupported: if the class does not inherit from it; with libvirt's text.
+    """
+    if isinstance(backend, ability):
+        return backend
+    raise Unsupported(ability.missing)

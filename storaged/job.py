@@ -1,0 +1,225 @@
+"""Long work as a value: its progress, its cancel, its outcome.
+
+`Job.checkpoint` is the place where work reports how far it is and where a cancel takes hold. A
+job's figures are plain attributes: reading them costs nothing and never waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar, cast
+
+from storaged.errors import Cancelled, Timeout
+
+T = TypeVar("T")
+
+#: Subscribers hear at most this often, in seconds.
+REPORT_INTERVAL = 0.2
+#: Pure Python work lets other threads run after this long, in seconds.
+YIELD_INTERVAL = 0.0003
+
+_ids = itertools.count(1)
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A job at one moment. *done* and *total* are bytes; a *total* of 0 is "not known"."""
+
+    id: int
+    kind: str
+    pool: str
+    volume: str | None
+    state: JobState
+    done: int
+    total: int
+    #: seconds since the job was made
+    elapsed: float
+
+
+class Job(Generic[T]):
+    """One piece of long work.
+
+    :param kind: what it does, a verb: create, clone, wipe, upload ...
+    :param pool: name of the pool it works on.
+    :param volume: name of the volume, None if it works on the pool itself.
+    """
+
+    def __init__(self, kind: str, pool: str = "", volume: str | None = None) -> None:
+        self.id = next(_ids)
+        self.kind = kind
+        self.pool = pool
+        self.volume = volume
+        self.done = 0
+        self.total = 0
+        #: `time.monotonic` of the last sign of life: a worker whose job is silent is stuck
+        self.beat = time.monotonic()
+        self.state = JobState.RUNNING
+        self._started = self.beat
+        self._reported = 0.0
+        self._yielded = self.beat
+        self._cancelled = False
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._subscribers: list[Callable[[Progress], None]] = []
+        self._cancel_hooks: list[Callable[[], None]] = []
+        self._end_hooks: list[Callable[[], None]] = []
+
+    # What the work calls
+
+    def checkpoint(self, done: int | None = None, total: int | None = None) -> None:
+        """Record progress, show a sign of life, and stop here if somebody cancelled.
+
+        :param done: bytes done so far; unchanged if None.
+        :param total: bytes there are in all; unchanged if None.
+        :raise Cancelled: if `cancel` was called.
+        """
+        now = self.beat = time.monotonic()
+        if done is not None:
+            self.done = done
+        if total is not None:
+            self.total = total
+        if self._cancelled:
+            raise Cancelled(f"{self.kind} was cancelled")
+        if self._subscribers and now - self._reported >= REPORT_INTERVAL:
+            self._reported = now
+            self._report()
+        if now - self._yielded >= YIELD_INTERVAL:
+            self._yielded = now
+            time.sleep(0)
+
+    def on_cancel(self, hook: Callable[[], None]) -> Callable[[], None]:
+        """Have *hook* called when the job is cancelled, at once if it is already.
+
+        :returns: a function that takes the hook back.
+        """
+        with self._lock:
+            if not self._cancelled:
+                self._cancel_hooks.append(hook)
+                return lambda: self._discard(self._cancel_hooks, hook)
+        hook()
+        return lambda: None
+
+    def finish(self, result: T) -> None:
+        """End the job with *result*. Only the first end of a job counts."""
+        self._end(JobState.DONE, result, None)
+
+    def fail(self, error: BaseException) -> None:
+        """End the job with *error*, which `result` will raise."""
+        state = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED
+        self._end(state, None, error)
+
+    # What others call
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is an outcome."""
+        return self._ended.is_set()
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the job failed with, None while it runs and after a success."""
+        return self._error
+
+    def cancel(self) -> None:
+        """Ask the work to stop at its next checkpoint. It may still finish first."""
+        with self._lock:
+            if self._cancelled or self._ended.is_set():
+                return
+            self._cancelled = True
+            hooks, self._cancel_hooks = self._cancel_hooks, []
+        for hook in hooks:
+            hook()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; return whether it came within *timeout* seconds."""
+        return self._ended.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end and return what the work returned.
+
+        :raise Timeout: if *timeout* seconds passed; the job goes on.
+        :raise BaseException: whatever the work raised.
+        """
+        if not self._ended.wait(timeout):
+            raise Timeout(f"{self.kind} has not ended within {timeout:g} s")
+        if self._error is not None:
+            raise self._error
+        return cast(T, self._result)
+
+    def progress(self) -> Progress:
+        """Return the figures of this moment."""
+        elapsed = time.monotonic() - self._started
+        return Progress(
+            self.id, self.kind, self.pool, self.volume, self.state, self.done, self.total, elapsed
+        )
+
+    def subscribe(self, subscriber: Callable[[Progress], None]) -> Callable[[], None]:
+        """Have *subscriber* called at most five times a second, and once at the end.
+
+        It runs on the thread of the work and must not wait.
+
+        :returns: a function that ends the subscription.
+        """
+        with self._lock:
+            self._subscribers.append(subscriber)
+        return lambda: self._discard(self._subscribers, subscriber)
+
+    def on_end(self, hook: Callable[[], None]) -> None:
+        """Have *hook* called after the end, at once if the job has ended. It must not raise."""
+        with self._lock:
+            if not self._ended.is_set():
+                self._end_hooks.append(hook)
+                return
+        hook()
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Yield the progress five times a second until the end, the last one included."""
+        while not self._ended.wait(REPORT_INTERVAL):
+            yield self.progress()
+        yield self.progress()
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.kind} {self.pool}/{self.volume} {self.state}>"
+
+    def _report(self) -> None:
+        progress = self.progress()
+        for subscriber in tuple(self._subscribers):
+            subscriber(progress)
+
+    def _end(self, state: JobState, result: T | None, error: BaseException | None) -> None:
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._result, self._error, self.state = result, error, state
+            self._cancel_hooks.clear()
+            self._ended.set()
+            hooks, self._end_hooks = self._end_hooks, []
+        self._report()
+        for hook in hooks:
+            hook()
+
+    def _discard(self, hooks: list[Callable[..., None]], hook: Callable[..., None]) -> None:
+        with self._lock:
+            if hook in hooks:
+                hooks.remove(hook)
