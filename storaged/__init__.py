@@ -1,1 +1,215 @@
-"""libvirt's storage driver in pure Python."""
+"""libvirt's storage driver in pure Python: pools and volumes of disk images on this host.
+
+::
+
+    import storaged
+
+    with storaged.open() as storage:
+        pool = storage.ensure_dir_pool("images", "/var/lib/libvirt/images")
+        volume = pool.create("web1.qcow2", "20 GiB", format="qcow2")
+        print(volume.path, volume.info().allocation)
+
+Names are loaded at their first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+from storaged.version import VERSION
+
+if TYPE_CHECKING:
+    from storaged.access import AccessReport
+    from storaged.backend import Backend, Durability, Sink, Source, WipeAlgorithm
+    from storaged.ensure import Difference, Ensured
+    from storaged.errors import (
+        AccessDenied,
+        ArgumentUnsupported,
+        Cancelled,
+        CommandFailed,
+        ConfigUnsupported,
+        InternalError,
+        InvalidArgument,
+        NameTaken,
+        NoSuchPool,
+        NoSuchSecret,
+        NoSuchVolume,
+        OperationFailed,
+        OperationInvalid,
+        OperationUnsupported,
+        Overflow,
+        PoolBuilt,
+        ProbeFailed,
+        ResourceBusy,
+        StorageError,
+        SystemFailure,
+        Timeout,
+        Unsupported,
+        VolumeBusy,
+        VolumeExists,
+        XMLError,
+        XMLSchemaError,
+        XMLSyntaxError,
+    )
+    from storaged.events import Event, Lifecycle
+    from storaged.job import Job, JobState, Progress
+    from storaged.model import (
+        PoolDef,
+        PoolInfo,
+        PoolRef,
+        PoolSource,
+        PoolState,
+        PoolType,
+        Space,
+        VolumeDef,
+        VolumeInfo,
+        VolumeRef,
+        VolumeType,
+    )
+    from storaged.poolhandle import Pool
+    from storaged.request import VolumeOptions
+    from storaged.settings import PoolPolicy
+    from storaged.storage import Storage
+    from storaged.storage import open_storage as open
+
+__version__ = VERSION
+
+#: Where each public name is defined, from the most to the least important.
+_HOMES = {
+    "open": "storage:open_storage",
+    "Storage": "storage",
+    "Pool": "poolhandle",
+    "Volume": "volumehandle",
+    "Job": "job",
+    "Progress": "job",
+    "JobState": "job",
+    "Event": "events",
+    "Lifecycle": "events",
+    "PoolDef": "model",
+    "VolumeDef": "model",
+    "VolumeOptions": "request",
+    "PoolSource": "model",
+    "PoolInfo": "model",
+    "VolumeInfo": "model",
+    "PoolRef": "model",
+    "VolumeRef": "model",
+    "Space": "model",
+    "PoolType": "model",
+    "PoolState": "model",
+    "VolumeType": "model",
+    "PoolPolicy": "settings",
+    "Ensured": "ensure",
+    "Difference": "ensure",
+    "AccessReport": "access",
+    "WipeAlgorithm": "backend",
+    "Durability": "backend",
+    "Sink": "backend",
+    "Source": "backend",
+    "Backend": "backend",
+    "StorageError": "errors",
+    "InternalError": "errors",
+    "CommandFailed": "errors",
+    "Unsupported": "errors",
+    "InvalidArgument": "errors",
+    "OperationFailed": "errors",
+    "XMLError": "errors",
+    "XMLSyntaxError": "errors",
+    "XMLSchemaError": "errors",
+    "SystemFailure": "errors",
+    "NoSuchPool": "errors",
+    "NoSuchVolume": "errors",
+    "OperationInvalid": "errors",
+    "NameTaken": "errors",
+    "VolumeBusy": "errors",
+    "NoSuchSecret": "errors",
+    "ConfigUnsupported": "errors",
+    "Timeout": "errors",
+    "ArgumentUnsupported": "errors",
+    "ProbeFailed": "errors",
+    "PoolBuilt": "errors",
+    "Cancelled": "errors",
+    "Overflow": "errors",
+    "OperationUnsupported": "errors",
+    "ResourceBusy": "errors",
+    "AccessDenied": "errors",
+    "VolumeExists": "errors",
+}
+
+__all__ = [  # noqa: RUF022 -- the order is that of the table
+    "open",
+    "Storage",
+    "Pool",
+    "Volume",
+    "Job",
+    "Progress",
+    "JobState",
+    "Event",
+    "Lifecycle",
+    "PoolDef",
+    "VolumeDef",
+    "VolumeOptions",
+    "PoolSource",
+    "PoolInfo",
+    "VolumeInfo",
+    "PoolRef",
+    "VolumeRef",
+    "Space",
+    "PoolType",
+    "PoolState",
+    "VolumeType",
+    "PoolPolicy",
+    "Ensured",
+    "Difference",
+    "AccessReport",
+    "WipeAlgorithm",
+    "Durability",
+    "Sink",
+    "Source",
+    "Backend",
+    "StorageError",
+    "InternalError",
+    "CommandFailed",
+    "Unsupported",
+    "InvalidArgument",
+    "OperationFailed",
+    "XMLError",
+    "XMLSyntaxError",
+    "XMLSchemaError",
+    "SystemFailure",
+    "NoSuchPool",
+    "NoSuchVolume",
+    "OperationInvalid",
+    "NameTaken",
+    "VolumeBusy",
+    "NoSuchSecret",
+    "ConfigUnsupported",
+    "Timeout",
+    "ArgumentUnsupported",
+    "ProbeFailed",
+    "PoolBuilt",
+    "Cancelled",
+    "Overflow",
+    "OperationUnsupported",
+    "ResourceBusy",
+    "AccessDenied",
+    "VolumeExists",
+    "__version__",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'storaged' has no attribute {name!r}")
+    module, _, original = home.partition(":")
+    found = getattr(importlib.import_module(f"storaged.{module}"), original or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from storaged.errors import Unsupported
 from storaged.formats.handle import Bytes, Handle
@@ -177,14 +177,14 @@ class Backend(ABC):
         """Tell whether the storage is active on this host already (asked once after a boot)."""
         return False
 
-    def start(self, job: Job[object]) -> None:
+    def start(self, job: Job[Any]) -> None:
         """Make the storage available: mount, log in, activate. Doing it twice is no error."""
 
-    def stop(self, job: Job[object]) -> None:
+    def stop(self, job: Job[Any]) -> None:
         """Undo `start`. Doing it twice is no error."""
 
     @abstractmethod
-    def refresh(self, known: Mapping[str, VolumeRecord], job: Job[object]) -> Refresh:
+    def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         """Scan the storage.
 
         :param known: the records of the last scan: an unchanged volume is not opened again.
@@ -209,14 +209,14 @@ class Builds(Ability, ABC):
     missing = "pool does not support pool deletion"
 
     @abstractmethod
-    def build(self, job: Job[object], *, overwrite: bool | None = None) -> None:
+    def build(self, job: Job[Any], *, overwrite: bool | None = None) -> None:
         """Make the target (and the file system or label on the source where the type has one).
 
         :param overwrite: None: format nothing; False: only what holds nothing; True: in any case.
         """
 
     @abstractmethod
-    def delete_target(self, job: Job[object]) -> None:
+    def delete_target(self, job: Job[Any]) -> None:
         """Remove what `build` made; it must hold no volumes."""
 
 
@@ -243,6 +243,15 @@ class LooksAtVolumes(Ability, ABC):
         :param known: the record so far; it is returned itself if nothing changed.
         """
 
+    @abstractmethod
+    def describe(self, record: VolumeRecord) -> VolumeDef:
+        """Return all that the XML of a volume says: times, permissions, backing store, features.
+
+        The backing store is named as the image names it, without credentials, and never opened.
+
+        :raise NoSuchVolume: the volume has gone.
+        """
+
 
 class CreatesVolumes(Ability, ABC):
     """New volumes can be made."""
@@ -250,16 +259,22 @@ class CreatesVolumes(Ability, ABC):
     missing = "storage pool does not support volume creation"
 
     @abstractmethod
-    def plan(self, volume: VolumeDef) -> VolumeDef:
+    def plan(self, volume: VolumeDef, *, preallocate_metadata: bool = False) -> VolumeDef:
         """Check a request and fill in type, path and key. Quick; makes nothing.
 
+        :param preallocate_metadata: the request is to have all its metadata made at once.
         :raise NameTaken: something else stands at the path.
         :raise StorageError: the request cannot be honoured; the text names why.
         """
 
     @abstractmethod
-    def create(self, volume: VolumeDef, job: Job[object]) -> VolumeRecord:
-        """Make a planned volume. It appears whole or not at all."""
+    def create(
+        self, volume: VolumeDef, job: Job[Any], *, preallocate_metadata: bool = False
+    ) -> VolumeRecord:
+        """Make a planned volume. It appears whole or not at all.
+
+        The job's ``done`` stands for the volume's allocation meanwhile.
+        """
 
 
 class ClonesVolumes(CreatesVolumes, ABC):
@@ -268,12 +283,14 @@ class ClonesVolumes(CreatesVolumes, ABC):
     missing = "storage pool does not support volume creation from an existing volume"
 
     @abstractmethod
-    def plan_clone(self, volume: VolumeDef, source: VolumeRecord) -> VolumeDef:
+    def plan_clone(
+        self, volume: VolumeDef, source: VolumeRecord, *, preallocate_metadata: bool = False
+    ) -> VolumeDef:
         """As `plan`, for a clone of *source*; also settles capacity and format."""
 
     @abstractmethod
     def clone(
-        self, volume: VolumeDef, source: ImageSource, job: Job[object], *, reflink: bool
+        self, volume: VolumeDef, source: ImageSource, job: Job[Any], *, reflink: bool
     ) -> VolumeRecord:
         """Make a planned clone. It appears whole or not at all.
 
@@ -287,7 +304,7 @@ class DeletesVolumes(Ability, ABC):
     missing = "storage pool does not support vol deletion"
 
     @abstractmethod
-    def delete(self, volume: VolumeRecord, job: Job[object], *, force: bool = False) -> None:
+    def delete(self, volume: VolumeRecord, job: Job[Any], *, force: bool = False) -> None:
         """Delete a volume; one that is gone already is no error.
 
         :param force: also if a virtual machine has it open.
@@ -305,7 +322,7 @@ class Resizes(Ability, ABC):
         self,
         volume: VolumeRecord,
         capacity: int,
-        job: Job[object],
+        job: Job[Any],
         *,
         allocate: bool = False,
         shrink: bool = False,
@@ -324,7 +341,7 @@ class Wipes(Ability, ABC):
         self,
         volume: VolumeRecord,
         algorithm: WipeAlgorithm,
-        job: Job[object],
+        job: Job[Any],
         *,
         force: bool = False,
     ) -> VolumeRecord:

@@ -4,10 +4,13 @@
 
     StorageError
     ├── InternalError            1   a bug of ours, or a state libvirt reports as "internal error"
-    │   └── CommandFailed        1   a tool that we ran ended with a status nobody accepts
+    │   ├── CommandFailed        1   a tool that we ran ended with a status nobody accepts
+    │   └── PoolBusy             1   jobs of the pool stand in the way
     ├── Unsupported              3   the pool's type lacks the ability
     ├── InvalidArgument          8   a value that no state could make right
-    ├── OperationFailed          9   name, uuid or source clash; no space
+    ├── OperationFailed          9   what was asked clashes with what is there
+    │   ├── PoolExists           9   another pool has the name, the uuid or the source
+    │   └── NoSpace              9   the pool is too full
     ├── XMLError                27   a document that breaks a rule
     │   ├── XMLSyntaxError      35   not well-formed, or a character that may not be there
     │   └── XMLSchemaError      92   refused by the RELAX NG schema
@@ -116,6 +119,10 @@ class CommandFailed(InternalError):
         self.stderr = stderr
 
 
+class PoolBusy(InternalError):
+    """Work under way in the pool stands in the way; the advice names it."""
+
+
 class Unsupported(StorageError):
     """The pool's type does not have this ability."""
 
@@ -135,6 +142,14 @@ class OperationFailed(StorageError):
 
     code = 9
     prefix = "operation failed: %s"
+
+
+class PoolExists(OperationFailed):
+    """Another pool has the name, the uuid or the source."""
+
+
+class NoSpace(OperationFailed):
+    """The pool has too little space left."""
 
 
 class XMLError(StorageError):

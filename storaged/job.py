@@ -17,6 +17,7 @@ from typing import Generic, TypeVar, cast
 from storaged.errors import Cancelled, Timeout
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 #: Subscribers hear at most this often, in seconds.
 REPORT_INTERVAL = 0.2
@@ -76,6 +77,7 @@ class Job(Generic[T]):
         self._lock = threading.Lock()
         self._result: T | None = None
         self._error: BaseException | None = None
+        self._convert: Callable[[T], object] | None = None
         self._subscribers: list[Callable[[Progress], None]] = []
         self._cancel_hooks: list[Callable[[], None]] = []
         self._end_hooks: list[Callable[[], None]] = []
@@ -151,6 +153,10 @@ class Job(Generic[T]):
         for hook in hooks:
             hook()
 
+    def silent_for(self) -> float:
+        """Return the seconds since the last sign of life."""
+        return time.monotonic() - self.beat
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; return whether it came within *timeout* seconds."""
         return self._ended.wait(timeout)
@@ -165,7 +171,16 @@ class Job(Generic[T]):
             raise Timeout(f"{self.kind} has not ended within {timeout:g} s")
         if self._error is not None:
             raise self._error
-        return cast(T, self._result)
+        found = cast(T, self._result)
+        return found if self._convert is None else cast(T, self._convert(found))
+
+    def giving(self, convert: Callable[[T], U]) -> Job[U]:
+        """Have `result` return what *convert* makes of the result; for who started the job.
+
+        :returns: this same job, typed as giving that.
+        """
+        self._convert = convert
+        return cast("Job[U]", self)
 
     def progress(self) -> Progress:
         """Return the figures of this moment."""

@@ -1,0 +1,90 @@
+"""Events: told after the change is visible, in its order, once to each subscriber."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from storaged.model import PoolRef
+
+_log = logging.getLogger(__name__)
+
+
+class Lifecycle(IntEnum):
+    """What happened to a pool; the numbers stand on the wire."""
+
+    DEFINED = 0
+    UNDEFINED = 1
+    STARTED = 2
+    STOPPED = 3
+    #: built
+    CREATED = 4
+    #: its storage was deleted
+    DELETED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. *lifecycle* is None for a finished refresh."""
+
+    pool: PoolRef
+    lifecycle: Lifecycle | None
+
+
+class Events:
+    """A queue of events and those who hear them.
+
+    `post` may be called under a lock: it never calls anybody. `deliver` is called when no lock is
+    held; whoever delivers also tells what others post meanwhile, so that the order holds.
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[Event] = deque()
+        self._subscribers: tuple[Callable[[Event], None], ...] = ()
+        self._lock = threading.Lock()
+        self._delivering = False
+
+    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+        """Have *subscriber* called for each event from now on; it must not wait.
+
+        :returns: a function that ends the subscription.
+        """
+        with self._lock:
+            self._subscribers = (*self._subscribers, subscriber)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+
+        return unsubscribe
+
+    def post(self, pool: PoolRef, lifecycle: Lifecycle | None) -> None:
+        """Put an event into the queue."""
+        self._queue.append(Event(pool, lifecycle))
+
+    def deliver(self) -> None:
+        """Tell everybody what is in the queue, unless another thread is about it."""
+        while True:
+            with self._lock:
+                if self._delivering or not self._queue:
+                    return
+                self._delivering = True
+                subscribers = self._subscribers
+                event = self._queue.popleft()
+            try:
+                for subscriber in subscribers:
+                    _tell(subscriber, event)
+            finally:
+                with self._lock:
+                    self._delivering = False
+
+
+def _tell(subscriber: Callable[[Event], None], event: Event) -> None:
+    try:
+        subscriber(event)
+    except Exception:  # a subscriber's fault must not fail the operation that it hears of
+        _log.exception("a subscriber failed on %r", event)

@@ -1,0 +1,140 @@
+"""Fresh looks: one volume, one look at the storage, a bounded wait.
+
+So nobody needs a refresh to see what another tool made, grew or removed. A look that takes too long
+goes on by itself; the query answers with the last known facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from storaged.backend import LooksAtVolumes
+from storaged.errors import OperationFailed, OperationInvalid
+from storaged.job import Job
+from storaged.model import Space, VolumeDef, VolumeRecord
+from storaged.pool import PoolObject
+
+#: How long a query waits for a look, in seconds.
+PATIENCE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a look found.
+
+    :param record: the facts, fresh or last known; None if there is no such volume.
+    :param fresh: whether the storage answered in time.
+    """
+
+    record: VolumeRecord | None
+    fresh: bool
+
+
+class Looks:
+    """The looks at the volumes of one pool; never two at one volume."""
+
+    def __init__(self, pool: PoolObject) -> None:
+        self._pool = pool
+        self._under_way: dict[str, Job[VolumeRecord | None]] = {}
+        self._space: Job[None] | None = None
+
+    def look(self, name: str) -> Sight:
+        """Look at one volume.
+
+        A volume that a job changes is not looked at: its record is what the job says.
+
+        :raise StorageError: what the backend said of the volume.
+        """
+        pool = self._pool
+        if not isinstance(pool.backend, LooksAtVolumes):
+            return Sight(pool.index.get(name), fresh=True)
+        with pool.lock:
+            known = pool.index.get(name)
+            if pool.leases.writer(name) is not None:
+                return Sight(known, fresh=True)
+            job = self._under_way.get(name)
+            if job is None:
+                if self._slow():
+                    return Sight(known, fresh=False)
+                job = self._begin(name)
+                if job is None:
+                    return Sight(known, fresh=False)
+        if not job.wait(PATIENCE):
+            return Sight(known, fresh=False)
+        return Sight(job.result(), fresh=True)
+
+    def describe(self, record: VolumeRecord) -> VolumeDef | None:
+        """Return all there is to say of a volume; None if the storage does not answer in time."""
+        pool = self._pool
+        backend = pool.backend
+        if not isinstance(backend, LooksAtVolumes) or self._slow():
+            return None
+        job: Job[VolumeDef] = Job("look", pool.name, record.name)
+        try:
+            pool.workers.submit(job, lambda _job: backend.describe(record))
+        except OperationFailed:
+            return None
+        return job.result() if job.wait(PATIENCE) else None
+
+    def measure(self) -> None:
+        """Read the figures of the pool if they are not known, waiting no longer than a look."""
+        pool = self._pool
+        if pool.space_known or not pool.active:
+            return
+        with pool.lock:
+            job = self._space
+            if job is not None and not job.ended:
+                return  # somebody has waited for it already
+            epoch = pool.epoch
+            job = self._space = Job("look", pool.name)
+            try:
+                pool.workers.submit(job, lambda _job: self._measure(epoch))
+            except OperationFailed:
+                return
+        job.wait(PATIENCE)
+
+    def _slow(self) -> bool:
+        """Tell whether an earlier look is overdue: then nobody else waits for this storage."""
+        return any(job.silent_for() > 4 * PATIENCE for job in self._under_way.values())
+
+    def _begin(self, name: str) -> Job[VolumeRecord | None] | None:
+        pool, epoch = self._pool, self._pool.epoch
+        job: Job[VolumeRecord | None] = Job("look", pool.name, name)
+        try:
+            pool.workers.submit(job, lambda _job: self._work(name, epoch))
+        except OperationFailed:
+            return None
+        self._under_way[name] = job
+        return job
+
+    def _work(self, name: str, epoch: int) -> VolumeRecord | None:
+        pool = self._pool
+        backend = pool.backend
+        assert isinstance(backend, LooksAtVolumes)  # noqa: S101 -- `look` has tested it
+        known = pool.index.get(name)
+        try:
+            found = backend.look(name, known)
+        finally:
+            with pool.lock:
+                self._under_way.pop(name, None)
+        with pool.lock:
+            if pool.epoch != epoch:
+                raise OperationInvalid(f"storage pool '{pool.name}' is not active")
+            current = pool.index.get(name)
+            if pool.leases.writer(name) is not None or current is not known:
+                return current
+            if found is not None and found is not known:
+                pool.put(found)
+            elif found is None and known is not None and known.problem != VANISHED:
+                pool.put(replace(known, problem=VANISHED, stamp=b""))
+        return found
+
+    def _measure(self, epoch: int) -> None:
+        space: Space | None = self._pool.backend.space()
+        with self._pool.lock:
+            if self._pool.epoch == epoch and not self._pool.space_known:
+                self._pool.measured(space)
+
+
+#: The problem of a volume that was there at the last scan and is not any more.
+VANISHED = "it is gone: removed by somebody else since the last refresh"

@@ -1,0 +1,408 @@
+"""A pool as the engine keeps it: state, snapshot, volumes, leases, threads. No policy of calls.
+
+`PoolObject.snapshot` is what queries read: immutable, replaced in one assignment when an operation
+ends. The lock guards changes of state and is never held while storage is touched; what touches
+storage runs on the pool's own `Workers`.
+
+Two kinds of work exist. *Exclusive* work (start, stop, build, delete) is alone in the pool.
+*Volume jobs* run side by side, each under a lease on its volume; while there are any, exclusive
+work is refused. A scan runs beside both.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from storaged.backend import Ability, Backend, require
+from storaged.errors import InternalError, OperationInvalid
+from storaged.index import VolumeIndex
+from storaged.job import Job
+from storaged.lease import Leases
+from storaged.model import (
+    Permissions,
+    PoolDef,
+    PoolInfo,
+    PoolRef,
+    PoolState,
+    Space,
+    VolumeDef,
+    VolumeRecord,
+)
+from storaged.worker import Limits, Workers
+
+if TYPE_CHECKING:
+    from storaged.backend import Host
+    from storaged.events import Events
+    from storaged.registry import Registry
+    from storaged.settings import PolicyStore
+    from storaged.state import StateStore
+
+T = TypeVar("T")
+A = TypeVar("A", bound=Ability)
+
+
+class Phase(Enum):
+    """Where a pool is in its life."""
+
+    INACTIVE = "inactive"
+    STARTING = "starting"
+    ACTIVE = "active"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the pools of one engine share."""
+
+    host: Host
+    store: StateStore
+    events: Events
+    registry: Registry
+    policies: PolicyStore
+    limits: Limits
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A pool at one moment.
+
+    :param definition: what runs, or will run at the next start.
+    :param pending: what a redefinition under an active pool left for after the stop.
+    :param permissions: of the target as found; those of the definition before the first scan.
+    """
+
+    definition: PoolDef
+    pending: PoolDef | None
+    info: PoolInfo
+    permissions: Permissions
+
+
+class PoolObject:
+    """One pool.
+
+    :param definition: what its configuration, or its live state, says.
+    """
+
+    def __init__(self, definition: PoolDef, services: Services) -> None:
+        self.services = services
+        self.lock = threading.Lock()
+        self.name = definition.name
+        self.ref = PoolRef(definition.name, definition.uuid)
+        self.workers = Workers(definition.name, services.limits)
+        self.leases = Leases()
+        #: volume jobs under way, by their id
+        self.jobs: dict[int, Job[Any]] = {}
+        self.index = VolumeIndex()
+        #: counts starts and stops: what began in another epoch has no say any more
+        self.epoch = 0
+        self.scanned = False
+        #: names that changed since the running scan began; None while none runs
+        self.touched: set[str] | None = None
+        self.phase = Phase.INACTIVE
+        self.persistent = False
+        self.autostart = False
+        self.removed = False
+        self._definition = definition
+        self._pending: PoolDef | None = None
+        self._exclusive: Job[Any] | None = None
+        self._space: Space | None = None
+        self._permissions: Permissions | None = None
+        self._problems: dict[str, str] = {}
+        self._backend: Backend | None = None
+        self._load_backend()
+        self.publish()
+
+    # Queries: no lock, no waiting
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known of the pool at this moment."""
+        found = self._snapshot
+        if found.info.active and self.workers.inaccessible():
+            info = replace(
+                found.info,
+                state=PoolState.INACCESSIBLE,
+                problems=(*found.info.problems, *self._stuck_problem()),
+            )
+            return replace(found, info=info)
+        return found
+
+    @property
+    def active(self) -> bool:
+        """Whether volumes can be worked on."""
+        return self.phase is Phase.ACTIVE
+
+    @property
+    def backend(self) -> Backend:
+        """The mechanism of the pool.
+
+        :raise InternalError: nobody brings the pool's type; with libvirt's text.
+        """
+        if self._backend is None:
+            self.services.registry.find(self._definition.type)
+            self._load_backend()
+            if self._backend is None:
+                raise InternalError(f"pool type '{self._definition.type}' cannot be used")
+        return self._backend
+
+    @property
+    def space_known(self) -> bool:
+        """Whether the figures of the pool were read since it was started."""
+        return self._space is not None
+
+    def able(self, ability: type[A]) -> A:
+        """Return the backend of the active pool, typed as having *ability*.
+
+        :raise OperationInvalid: the pool is not active.
+        :raise Unsupported: its type lacks the ability.
+        """
+        self.require_active()
+        return require(self.backend, ability)
+
+    def require_active(self) -> None:
+        """Raise libvirt's error unless the pool is active.
+
+        :raise OperationInvalid: it is not.
+        """
+        if self.phase is not Phase.ACTIVE:
+            raise self.inactive()
+
+    def inactive(self) -> OperationInvalid:
+        """Return libvirt's error for what needs an active pool."""
+        problem = next(iter(self._problems.values()), "")
+        advice = f"Start it: storagectl pool start {self.name}"
+        return OperationInvalid(
+            f"storage pool '{self.name}' is not active",
+            advice=f"{problem} {advice}".strip() if problem else advice,
+        )
+
+    def path_of(self, volume: VolumeRecord | VolumeDef) -> str:
+        """Return the path of a volume."""
+        return volume.path or f"{self._definition.target}/{volume.name}"
+
+    def key_of(self, volume: VolumeRecord | VolumeDef) -> str:
+        """Return the key of a volume."""
+        return volume.key or self.path_of(volume)
+
+    # Changes: with the lock held
+
+    def publish(self) -> None:
+        """Replace the snapshot by one of the present state. Call it with the lock held."""
+        active = self.phase in (Phase.ACTIVE, Phase.STOPPING)
+        self._snapshot = Snapshot(
+            definition=self._definition,
+            pending=self._pending,
+            info=PoolInfo(
+                ref=self.ref,
+                state=PoolState.RUNNING if active else PoolState.INACTIVE,
+                persistent=self.persistent,
+                autostart=self.autostart,
+                space=self._space or Space(),
+                problems=tuple(self._problems.values()),
+            ),
+            permissions=self._permissions or self._definition.permissions,
+        )
+
+    def define(self, definition: PoolDef) -> None:
+        """Take a new definition: at once, or after the stop if the pool is active."""
+        if self.phase is Phase.INACTIVE:
+            self._definition = definition
+            self._pending = None
+            self._load_backend()
+        else:
+            self._pending = definition
+        self.persistent = True
+        self.publish()
+
+    def run_with(self, definition: PoolDef) -> None:
+        """Take *definition* for the next run only; the present one comes back after the stop."""
+        if self.persistent:
+            self._pending = self._definition
+        self._definition = definition
+        self._load_backend()
+        self.publish()
+
+    def settle(self, phase: Phase) -> None:
+        """Come to rest, active or inactive, and forget what belonged to the state before."""
+        self.phase = phase
+        self.epoch += 1
+        self.index = VolumeIndex()
+        self.scanned = False
+        self._space = self._permissions = None
+        self._problems.clear()
+        if phase is Phase.INACTIVE and self._pending is not None:
+            self._definition, self._pending = self._pending, None
+        if phase is Phase.INACTIVE:
+            self._load_backend()
+        self.publish()
+
+    def measured(self, space: Space | None, permissions: Permissions | None = None) -> None:
+        """Take figures that were just read."""
+        if space is not None:
+            self._space = space
+        if permissions is not None:
+            self._permissions = permissions
+        self.publish()
+
+    def use_space(self, delta: int) -> None:
+        """Count *delta* more bytes as allocated (fewer if negative)."""
+        if self._space is None or delta == 0:
+            return
+        capacity, allocation, available = (
+            self._space.capacity,
+            max(self._space.allocation + delta, 0),
+            max(self._space.available - delta, 0),
+        )
+        self._space = Space(capacity, allocation, available)
+        self.publish()
+
+    def problem(self, kind: str, text: str | None) -> None:
+        """Set the pool's problem of one kind, or clear it with None."""
+        if self._problems.get(kind) == text:
+            return
+        if text is None:
+            self._problems.pop(kind, None)
+        else:
+            self._problems[kind] = text
+        self.publish()
+
+    def put(self, record: VolumeRecord) -> None:
+        """Add or replace a volume's record."""
+        self.index.put(record)
+        self.touch(record.name)
+
+    def drop(self, name: str) -> VolumeRecord | None:
+        """Remove a volume's record and return it."""
+        self.touch(name)
+        return self.index.remove(name)
+
+    def touch(self, name: str) -> None:
+        """Note that what a running scan says of *name* may be out of date."""
+        if self.touched is not None:
+            self.touched.add(name)
+
+    # Exclusive work
+
+    def claim(self, job: Job[Any], *, active: bool, phase: Phase | None = None) -> None:
+        """Begin exclusive work. Takes the lock.
+
+        :param active: whether the pool must be active, or must be inactive.
+        :param phase: what the pool is in meanwhile; unchanged if None.
+        :raise OperationInvalid: it is in the wrong state; with libvirt's text for *job*'s kind.
+        :raise InternalError: jobs are under way, or other exclusive work.
+        """
+        with self.lock:
+            self.require_idle(job.kind, active=active)
+            self._exclusive = job
+            if phase is not None:
+                self.phase = phase
+
+    def require_idle(self, kind: str, *, active: bool) -> None:
+        """Raise unless exclusive work of *kind* may begin. Call it with the lock held."""
+        if self.removed:
+            raise OperationInvalid(f"storage pool '{self.name}' is not active")
+        if self.phase is Phase.STARTING:
+            raise OperationInvalid(f"storage pool '{self.name}' is starting up")
+        if active and self.phase is Phase.INACTIVE:
+            raise self.inactive()
+        if not active and self.phase is not Phase.INACTIVE:
+            how = "already" if kind in ("start", "build") else "still"
+            raise OperationInvalid(
+                f"storage pool '{self.name}' is {how} active",
+                advice=None if kind == "start" else f"Stop it: storagectl pool stop {self.name}",
+            )
+        busy = [*self.jobs.values(), *([self._exclusive] if self._exclusive else [])]
+        if busy and kind != "build":
+            raise self.busy(busy)
+        if self._exclusive:
+            raise self.busy(busy)
+
+    def busy(self, jobs: list[Job[Any]]) -> InternalError:
+        """Return libvirt's error for a pool with jobs; the advice names them."""
+        named = "; ".join(
+            f"job {job.id}: {job.kind} {job.volume or ''}".rstrip() for job in jobs[:3]
+        )
+        more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+        return InternalError(
+            f"pool '{self.name}' has asynchronous jobs running.",
+            advice=f"It is busy with {named}{more}. Wait for the end, or cancel it.",
+        )
+
+    def unclaim(self, job: Job[Any]) -> None:
+        """End exclusive work. Takes the lock."""
+        with self.lock:
+            if self._exclusive is job:
+                self._exclusive = None
+
+    def run_exclusive(
+        self, job: Job[T], work: Callable[[Job[T]], T], failed: Callable[[], None]
+    ) -> Job[T]:
+        """Have claimed work run on a thread and give the claim back at its end.
+
+        :param failed: called if the work failed or could not be begun.
+        """
+
+        def run(job: Job[T]) -> T:
+            try:
+                return work(job)
+            except BaseException:
+                failed()
+                raise
+            finally:
+                self.unclaim(job)
+                self.services.events.deliver()
+
+        try:
+            return self.workers.submit(job, run)
+        except BaseException:
+            failed()
+            self.unclaim(job)
+            raise
+
+    # Volume jobs
+
+    def run_job(
+        self, job: Job[T], work: Callable[[Job[T]], T], release: Callable[[], None]
+    ) -> Job[T]:
+        """Have volume work run on a thread.
+
+        The job counts as one of the pool's until its end.
+
+        :param release: gives the leases back; called with the lock held, before the job ends.
+        """
+
+        def ended() -> None:
+            with self.lock:
+                self.jobs.pop(job.id, None)
+                release()
+
+        def run(job: Job[T]) -> T:
+            try:
+                return work(job)
+            finally:
+                ended()
+
+        try:
+            return self.workers.submit(job, run)
+        except BaseException:
+            ended()
+            raise
+
+    def _load_backend(self) -> None:
+        try:
+            backend = self.services.registry.find(self._definition.type)
+        except InternalError as err:
+            self._backend = None
+            self._problems["backend"] = f"{err.detail}: {err.advice}"
+        else:
+            self._problems.pop("backend", None)
+            self._backend = backend(self._definition, self.services.host)
+
+    def _stuck_problem(self) -> tuple[str, ...]:
+        stuck = self.workers.stuck()
+        return (f"its storage does not answer; {len(stuck)} operations wait for it",)

@@ -1,0 +1,79 @@
+"""Requests for volumes made in Python: thin, and qcow2 as version 3, unless said otherwise."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, TypedDict, TypeVar
+
+from storaged.errors import InvalidArgument
+from storaged.job import Job
+from storaged.model import BackingStore, Permissions, VolumeDef
+from storaged.units import parse_size
+
+if TYPE_CHECKING:
+    from storaged.volumehandle import Volume
+
+T = TypeVar("T")
+
+
+class VolumeOptions(TypedDict, total=False):
+    """What may be said of a new volume beside its name and capacity. Sizes: bytes, or "20 GiB"."""
+
+    #: raw (the default), qcow2, vmdk, dir
+    format: str | None
+    #: bytes to take at once, 0 by default; None is all of the capacity
+    allocation: int | str | None
+    #: the image this one is an overlay of; its format is recorded
+    backing: Volume | str | os.PathLike[str] | None
+    backing_format: str | None
+    #: qcow2: "0.10" is version 2, "1.1" (the default) version 3
+    compat: str | None
+    #: qcow2: 512 bytes to 2 MiB, a power of two
+    cluster_size: int | str
+    lazy_refcounts: bool
+    extended_l2: bool
+    #: qcow2: make all tables at once
+    preallocate_metadata: bool
+    mode: int | None
+    owner: int | None
+    group: int | None
+    #: btrfs: without copy on write
+    nocow: bool
+
+
+def outcome(job: Job[T], wait: bool) -> T | Job[T]:
+    """Return the result of *job* if it is to be waited for, else the job itself."""
+    return job.result() if wait else job
+
+
+def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) -> VolumeDef:
+    """Return the request for a volume.
+
+    :param capacity: None takes that of the backing image.
+    :raise InvalidArgument: there is neither a capacity nor a backing image.
+    """
+    backing = how.get("backing")
+    if capacity is None and backing is None:
+        raise InvalidArgument("a volume without a backing image needs a capacity")
+    kind = how.get("format", "raw")
+    compat = how.get("compat") or ("1.1" if kind == "qcow2" else None)
+    features = {feature for feature in ("lazy_refcounts", "extended_l2") if how.get(feature, False)}
+    allocation = how.get("allocation", 0)
+    return VolumeDef(
+        name=name,
+        capacity=0 if capacity is None else parse_size(capacity),
+        allocation=None if allocation is None else parse_size(allocation),
+        format=kind,
+        permissions=Permissions(how.get("mode"), how.get("owner"), how.get("group")),
+        compat=compat,
+        cluster_size=parse_size(how.get("cluster_size", 0)),
+        features=frozenset(features) if features or compat == "1.1" else None,
+        nocow=how.get("nocow", False),
+        backing=None if backing is None else _backing(backing, how.get("backing_format")),
+    )
+
+
+def _backing(backing: Volume | str | os.PathLike[str], recorded: str | None) -> BackingStore:
+    if isinstance(backing, str | os.PathLike):
+        return BackingStore(os.fspath(backing), recorded)
+    return BackingStore(backing.path, recorded or backing.info().format)

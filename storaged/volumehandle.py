@@ -1,0 +1,250 @@
+"""What a caller of the library holds of a volume.
+
+A handle names a volume of an engine and keeps no state, so that it never goes stale: every property
+asks. Long work is done when a method returns; with ``wait=False`` the method returns the `Job` at
+once, whose ``result`` is what it would have returned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
+
+from storaged.backend import Sink, Source, WipeAlgorithm
+from storaged.job import Job
+from storaged.model import VolumeDef, VolumeInfo, VolumeRef
+from storaged.request import VolumeOptions, outcome, volume_request
+from storaged.transfer import File
+from storaged.units import parse_size
+
+if TYPE_CHECKING:
+    from storaged.access import AccessReport
+    from storaged.driver import Driver
+    from storaged.poolhandle import Pool
+
+
+class ResizeOptions(TypedDict, total=False):
+    """How a volume is resized."""
+
+    #: take the space at once
+    allocate: bool
+    #: the capacity given is by how much, not how large
+    delta: bool
+    #: allow a smaller capacity, down to where the data end
+    shrink: bool
+    #: also below that, and although a virtual machine has the volume open
+    force: bool
+
+
+class Volume:
+    """A volume of a pool."""
+
+    #: libvirt's names of the wiping patterns
+    Wipe = WipeAlgorithm
+
+    def __init__(self, driver: Driver, ref: VolumeRef) -> None:
+        self._driver = driver
+        self.ref = ref
+
+    def __repr__(self) -> str:
+        return f"<Volume {self.ref.pool.name}/{self.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Volume) and (self._driver, self.ref) == (other._driver, other.ref)
+
+    def __hash__(self) -> int:
+        return hash(self.ref)
+
+    @property
+    def name(self) -> str:
+        """The name, unique in the pool."""
+        return self.ref.name
+
+    @property
+    def key(self) -> str:
+        """The key, unique on the host; for files it is the path."""
+        return self.ref.key
+
+    @property
+    def path(self) -> str:
+        """Where a virtual machine finds the volume."""
+        return self._driver.volume_path(self.ref)
+
+    @property
+    def pool(self) -> Pool:
+        """The pool the volume is in."""
+        from storaged.poolhandle import Pool  # it imports this module
+
+        return Pool(self._driver, self.ref.pool)
+
+    def info(self) -> VolumeInfo:
+        """Return the volume's figures after one fresh look at it."""
+        return self._driver.volume_info(self.ref)
+
+    def definition(self) -> VolumeDef:
+        """Return all there is to say of the volume."""
+        return self._driver.volume_definition(self.ref)
+
+    def xml(self) -> str:
+        """Return the volume's XML as libvirt prints it."""
+        return self._driver.volume_xml(self.ref)
+
+    @overload
+    def delete(self, *, force: bool = ..., wait: Literal[True] = ...) -> None: ...
+    @overload
+    def delete(self, *, force: bool = ..., wait: Literal[False]) -> Job[None]: ...
+    def delete(self, *, force: bool = False, wait: bool = True) -> Job[None] | None:
+        """Delete the volume.
+
+        :param force: although a virtual machine has it open.
+        :raise VolumeBusy: it is open elsewhere, or a job uses it.
+        """
+        return outcome(self._driver.volume_delete(self.ref, force=force), wait)
+
+    @overload
+    def resize(
+        self, capacity: int | str, *, wait: Literal[True] = ..., **how: Unpack[ResizeOptions]
+    ) -> None: ...
+    @overload
+    def resize(
+        self, capacity: int | str, *, wait: Literal[False], **how: Unpack[ResizeOptions]
+    ) -> Job[None]: ...
+    def resize(
+        self, capacity: int | str, *, wait: bool = True, **how: Unpack[ResizeOptions]
+    ) -> Job[None] | None:
+        """Change the capacity.
+
+        :param capacity: the new one, bytes or text such as "20 GiB".
+        :param how: ``allocate`` takes the space at once; ``delta``: *capacity* is by how much;
+            ``shrink`` allows a smaller one, down to where the data end; ``force`` also below that
+            and although a virtual machine has it open.
+        :raise InvalidArgument: it would cut data, or shrink unasked; nothing has changed.
+        """
+        job = self._driver.volume_resize(self.ref, parse_size(capacity), **how)
+        return outcome(job, wait)
+
+    @overload
+    def wipe(
+        self, algorithm: WipeAlgorithm = ..., *, force: bool = ..., wait: Literal[True] = ...
+    ) -> None: ...
+    @overload
+    def wipe(
+        self, algorithm: WipeAlgorithm = ..., *, force: bool = ..., wait: Literal[False]
+    ) -> Job[None]: ...
+    def wipe(
+        self,
+        algorithm: WipeAlgorithm = WipeAlgorithm.ZERO,
+        *,
+        force: bool = False,
+        wait: bool = True,
+    ) -> Job[None] | None:
+        """Overwrite what the volume holds; it stays as an empty volume of the same capacity."""
+        return outcome(self._driver.volume_wipe(self.ref, algorithm, force=force), wait)
+
+    @overload
+    def upload(
+        self, source: File, *, offset: int = ..., length: int = ..., sparse: bool = ...,
+        wait: Literal[True] = ...,
+    ) -> int: ...  # fmt: skip
+    @overload
+    def upload(
+        self, source: File, *, offset: int = ..., length: int = ..., sparse: bool = ...,
+        wait: Literal[False],
+    ) -> Job[int]: ...  # fmt: skip
+    def upload(
+        self,
+        source: File,
+        *,
+        offset: int = 0,
+        length: int = 0,
+        sparse: bool = False,
+        wait: bool = True,
+    ) -> int | Job[int]:
+        """Write a file's bytes into the volume and return how many they were.
+
+        :param source: a path, or a file open in binary mode, read from where it stands.
+        :param offset: where in the volume to begin, in bytes.
+        :param length: at most so many bytes; 0 is all there are.
+        :param sparse: keep holes of the source holes.
+        """
+        job = self._driver.volume_upload_file(
+            self.ref, source, offset=offset, length=length, sparse=sparse
+        )
+        return outcome(job, wait)
+
+    @overload
+    def download(
+        self, target: File, *, offset: int = ..., length: int = ..., sparse: bool = ...,
+        wait: Literal[True] = ...,
+    ) -> int: ...  # fmt: skip
+    @overload
+    def download(
+        self, target: File, *, offset: int = ..., length: int = ..., sparse: bool = ...,
+        wait: Literal[False],
+    ) -> Job[int]: ...  # fmt: skip
+    def download(
+        self,
+        target: File,
+        *,
+        offset: int = 0,
+        length: int = 0,
+        sparse: bool = False,
+        wait: bool = True,
+    ) -> int | Job[int]:
+        """Write the volume's bytes into a file and return how many they were.
+
+        :param target: a path, which is made or replaced, or a file open in binary mode.
+        :param sparse: make holes where the volume has them.
+        """
+        job = self._driver.volume_download_file(
+            self.ref, target, offset=offset, length=length, sparse=sparse
+        )
+        return outcome(job, wait)
+
+    def open_upload(self, offset: int = 0, length: int = 0) -> Sink:
+        """Open the volume for an upload piece by piece; ``finish`` or ``abort`` ends it."""
+        return self._driver.volume_upload(self.ref, offset, length)
+
+    def open_download(self, offset: int = 0, length: int = 0, *, sparse: bool = False) -> Source:
+        """Open the volume for a download piece by piece; ``close`` ends it."""
+        return self._driver.volume_download(self.ref, offset, length, sparse=sparse)
+
+    @overload
+    def clone_to(
+        self, name: str, *, pool: Pool | None = ..., capacity: int | str | None = ...,
+        reflink: bool = ..., wait: Literal[True] = ..., **how: Unpack[VolumeOptions],
+    ) -> Volume: ...  # fmt: skip
+    @overload
+    def clone_to(
+        self, name: str, *, pool: Pool | None = ..., capacity: int | str | None = ...,
+        reflink: bool = ..., wait: Literal[False], **how: Unpack[VolumeOptions],
+    ) -> Job[Volume]: ...  # fmt: skip
+    def clone_to(
+        self,
+        name: str,
+        *,
+        pool: Pool | None = None,
+        capacity: int | str | None = None,
+        reflink: bool = False,
+        wait: bool = True,
+        **how: Unpack[VolumeOptions],
+    ) -> Volume | Job[Volume]:
+        """Make a copy of the volume.
+
+        :param pool: where; the same pool if None.
+        :param capacity: a larger one for the copy; None keeps it.
+        :param reflink: share the data or fail; False shares them where it can be done.
+        :param how: the fields of `VolumeOptions`; the format is the source's if none is given.
+        """
+        info = self.info()
+        how.setdefault("format", info.format)
+        request = volume_request(name, info.capacity if capacity is None else capacity, how)
+        target = pool or self.pool
+        if wait:
+            return target.clone_volume(request, self, reflink=reflink)
+        return target.clone_volume(request, self, reflink=reflink, wait=False)
+
+    def access(self, user: str | int) -> AccessReport:
+        """Tell whether a user can open the volume, and if not who stops whom."""
+        from storaged.access import check_access
+
+        return check_access(self.path, user)

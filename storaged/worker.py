@@ -1,0 +1,131 @@
+"""Daemon threads that touch storage, and that can be lost.
+
+A system call on a dead file server never returns, and no thread that made it can be stopped. So
+each pool has threads of its own, a stuck one is replaced and no longer counts, and a pool with four
+stuck ones refuses new work at once. The threads are daemons, which the interpreter does not join:
+executors of the standard library would keep the process alive.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from storaged.errors import OperationFailed
+from storaged.job import Job
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many threads a pool may use, and how long they are trusted. Times in seconds."""
+
+    #: threads at work at once; stuck ones do not count
+    threads: int = 64
+    #: a job without a sign of life for so long is stuck
+    stuck_after: float = 30.0
+    #: so many stuck jobs make the pool refuse new work
+    stuck: int = 4
+    #: an idle thread ends after so long
+    idle: float = 10.0
+
+
+class Workers:
+    """The threads of one pool.
+
+    :param name: the pool's name, for the names of the threads and for messages.
+    """
+
+    def __init__(self, name: str, limits: Limits | None = None) -> None:
+        self._name = name
+        self._limits = limits or Limits()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._idle = 0
+        self._running: dict[Job[Any], float] = {}
+
+    def stuck(self) -> tuple[Job[Any], ...]:
+        """Return the jobs that have shown no sign of life for too long."""
+        now = time.monotonic()
+        with self._lock:
+            return self._stuck(now)
+
+    def inaccessible(self) -> bool:
+        """Tell whether so many jobs are stuck that new work is refused."""
+        return len(self._running) >= self._limits.stuck and len(self.stuck()) >= self._limits.stuck
+
+    def submit(self, job: Job[T], work: Callable[[Job[T]], T]) -> Job[T]:
+        """Have *work* run on a thread; its outcome becomes the job's.
+
+        :returns: *job*, at once.
+        :raise OperationFailed: too many jobs are stuck; nothing was started.
+        """
+
+        def run() -> None:
+            with self._lock:
+                self._running[job] = job.beat = time.monotonic()
+            try:
+                outcome = work(job)
+            except BaseException as err:
+                self._forget(job)
+                job.fail(err)
+            else:
+                self._forget(job)
+                job.finish(outcome)
+
+        with self._wake:
+            stuck = self._stuck(time.monotonic())
+            if len(stuck) >= self._limits.stuck:
+                raise self._refusal(stuck)
+            self._waiting.append(run)
+            if self._idle >= len(self._waiting):
+                self._wake.notify()
+            elif len(self._running) - len(stuck) < self._limits.threads:
+                self._spawn()
+        return job
+
+    def _spawn(self) -> None:
+        self._idle += 1  # it counts from now on, so that a burst does not start too many
+        threading.Thread(target=self._loop, name=f"storaged-{self._name}", daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                if not self._waiting and not self._wake.wait_for(
+                    lambda: self._waiting, self._limits.idle
+                ):
+                    self._idle -= 1
+                    return
+                run = self._waiting.popleft()
+                self._idle -= 1
+            run()
+            with self._lock:
+                self._idle += 1
+
+    def _forget(self, job: Job[Any]) -> None:
+        with self._lock:
+            self._running.pop(job, None)
+
+    def _stuck(self, now: float) -> tuple[Job[Any], ...]:
+        after = self._limits.stuck_after
+        if not self._running:
+            return ()
+        return tuple(
+            job for job, began in self._running.items() if now - max(began, job.beat) > after
+        )
+
+    def _refusal(self, stuck: tuple[Job[Any], ...]) -> OperationFailed:
+        now = time.monotonic()
+        longest = max(now - job.beat for job in stuck)
+        kinds = ", ".join(sorted({job.kind for job in stuck}))
+        return OperationFailed(
+            f"pool '{self._name}' does not answer: {len(stuck)} operations ({kinds}) have been "
+            f"waiting for its storage, the longest for {longest:.0f} s",
+            advice="Mend the storage or its server; the pool is taken up again by itself.",
+        )
