@@ -15,7 +15,6 @@ Names are loaded at their first use, so that importing the package costs next to
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING
 
 from storaged.version import VERSION
@@ -197,8 +196,6 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "VolumeExists",
     "__version__",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> object:

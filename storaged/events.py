@@ -12,6 +12,7 @@ from enum import IntEnum
 from storaged.model import PoolRef
 
 _log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())
 
 
 class Lifecycle(IntEnum):

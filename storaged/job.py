@@ -23,6 +23,8 @@ U = TypeVar("U")
 REPORT_INTERVAL = 0.2
 #: Pure Python work lets other threads run after this long, in seconds.
 YIELD_INTERVAL = 0.0003
+#: Work shorter than this never yields: on a busy host that costs a time slice.
+YIELD_AFTER = 0.003
 
 _ids = itertools.count(1)
 
@@ -71,7 +73,7 @@ class Job(Generic[T]):
         self.state = JobState.RUNNING
         self._started = self.beat
         self._reported = 0.0
-        self._yielded = self.beat
+        self._yielded = self.beat + YIELD_AFTER
         self._cancelled = False
         self._ended = threading.Event()
         self._lock = threading.Lock()
