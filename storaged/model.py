@@ -8,31 +8,74 @@ Source: libvirt's storage pool and volume XML formats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from uuid import UUID
 
+from storaged import rules
+from storaged.errors import ConfigUnsupported, Unsupported, XMLError
 from storaged.formats.image import ImageInfo
+from storaged.source import (
+    NO_SOURCE,
+    Auth,
+    FcHostAdapter,
+    FreeExtent,
+    PCIAddress,
+    PoolSource,
+    ScsiHostAdapter,
+    SecretRef,
+    SourceDevice,
+    SourceHost,
+    check_initiator,
+    check_source,
+    settle_names,
+    settle_source,
+    settle_target,
+)
+from storaged.target import (
+    UNSET_PERMISSIONS,
+    BackingStore,
+    Cipher,
+    Encryption,
+    IVGen,
+    Permissions,
+    SourceExtent,
+    Timestamps,
+    settle_permissions,
+)
+from storaged.traits import PoolType, Target, VolumeType, traits_of
 
-
-class PoolType(StrEnum):
-    """The pool types in libvirt's order, which capabilities and checks follow."""
-
-    DIR = "dir"
-    FS = "fs"
-    NETFS = "netfs"
-    LOGICAL = "logical"
-    DISK = "disk"
-    ISCSI = "iscsi"
-    ISCSI_DIRECT = "iscsi-direct"
-    SCSI = "scsi"
-    MPATH = "mpath"
-    RBD = "rbd"
-    SHEEPDOG = "sheepdog"
-    GLUSTER = "gluster"
-    ZFS = "zfs"
-    VSTORAGE = "vstorage"
+__all__ = [
+    "UNSET_PERMISSIONS",
+    "Auth",
+    "BackingStore",
+    "Cipher",
+    "Encryption",
+    "FcHostAdapter",
+    "FreeExtent",
+    "IVGen",
+    "PCIAddress",
+    "Permissions",
+    "PoolDef",
+    "PoolInfo",
+    "PoolRef",
+    "PoolSource",
+    "PoolState",
+    "PoolType",
+    "ScsiHostAdapter",
+    "SecretRef",
+    "SourceDevice",
+    "SourceExtent",
+    "SourceHost",
+    "Space",
+    "Timestamps",
+    "VolumeDef",
+    "VolumeInfo",
+    "VolumeRecord",
+    "VolumeRef",
+    "VolumeType",
+]
 
 
 class PoolState(IntEnum):
@@ -46,146 +89,23 @@ class PoolState(IntEnum):
     INACCESSIBLE = 4
 
 
-class VolumeType(StrEnum):
-    """What kind of thing a volume is."""
-
-    FILE = "file"
-    BLOCK = "block"
-    DIR = "dir"
-    NETWORK = "network"
-    NETDIR = "netdir"
-    PLOOP = "ploop"
-
-    @property
-    def number(self) -> int:
-        """Libvirt's number of the type, as it stands on the wire."""
-        return tuple(VolumeType).index(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Permissions:
-    """Owner, group, mode and label of a target; None is "unset": not printed, not applied."""
-
-    mode: int | None = None
-    owner: int | None = None
-    group: int | None = None
-    label: str | None = None
-
-    def __bool__(self) -> bool:
-        return self != UNSET_PERMISSIONS
-
-
-UNSET_PERMISSIONS = Permissions()
-
-
-@dataclass(frozen=True, slots=True)
-class SourceHost:
-    """A server; port 0 is "not given"."""
-
-    name: str
-    port: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class FreeExtent:
-    """A free stretch of a disk, in bytes; *end* is exclusive. Printed, never read."""
-
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class SourceDevice:
-    """A device a pool is made of."""
-
-    path: str
-    part_separator: bool | None = None
-    free_extents: tuple[FreeExtent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PCIAddress:
-    """Where the parent of a SCSI host sits."""
-
-    domain: int = 0
-    bus: int = 0
-    slot: int = 0
-    function: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ScsiHostAdapter:
-    """A SCSI host: by *name*, or by *parent* address and *unique_id*."""
-
-    name: str | None = None
-    parent: PCIAddress | None = None
-    unique_id: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FcHostAdapter:
-    """A virtual fibre channel host."""
-
-    wwnn: str
-    wwpn: str
-    parent: str | None = None
-    parent_wwnn: str | None = None
-    parent_wwpn: str | None = None
-    parent_fabric_wwn: str | None = None
-    managed: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """Names a secret of libvirt's secret driver: by *uuid* or by *usage*, never both."""
-
-    uuid: UUID | None = None
-    usage: str | None = None
-    #: the attribute ``type`` as it was given; kept and printed
-    type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Auth:
-    """How a pool proves itself to its source: *type* is ``chap`` or ``ceph``."""
-
-    type: str
-    username: str
-    secret: SecretRef
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSource:
-    """Where the storage of a pool comes from. Which parts count depends on the pool's type."""
-
-    hosts: tuple[SourceHost, ...] = ()
-    devices: tuple[SourceDevice, ...] = ()
-    dir: str | None = None
-    adapter: ScsiHostAdapter | FcHostAdapter | None = None
-    name: str | None = None
-    initiator: str | None = None
-    #: the source format, such as ``nfs``; None is the default of the type
-    format: str | None = None
-    auth: Auth | None = None
-    protocol: str | None = None
-    vendor: str | None = None
-    product: str | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class PoolDef:
     """What a pool is, as its XML says.
+
+    *type* may also be the type of a plug-in, and *uuid* text. What the type has no use for is
+    dropped, so that two definitions of the same pool are equal.
 
     :raise XMLError: a part is missing or malformed (the order of the checks is libvirt's).
     :raise Unsupported: copy-on-write control on a type without it.
     :raise ConfigUnsupported: an unknown format or refresh allocation, a missing initiator.
     """
 
-    type: PoolType
+    type: PoolType | str
     name: str = ""
     #: made at random if none is given
     uuid: UUID = None  # type: ignore[assignment]
-    source: PoolSource = PoolSource()
+    source: PoolSource = NO_SOURCE
     #: None for the network types; forced for logical and zfs
     target: str | None = None
     permissions: Permissions = UNSET_PERMISSIONS
@@ -198,6 +118,58 @@ class PoolDef:
     #: ``rbd:config_opts``
     config_options: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check and complete, in the order in which libvirt does."""
+        put = object.__setattr__
+        kind = _pool_type(self.type)
+        traits = traits_of(kind)
+        source = settle_source(traits, self.source)
+        name, source = settle_names(traits, self.name, source)
+        put(self, "uuid", rules.pool_uuid(self.uuid))
+        if self.cow is not None and kind not in (PoolType.FS, PoolType.DIR):
+            raise Unsupported("cow feature may only be used for 'fs' and 'dir' pools")
+        check_source(traits, source)
+        put(self, "target", settle_target(traits, source, self.target))
+        has_target = traits.target is not Target.NONE
+        unset = UNSET_PERMISSIONS
+        put(self, "permissions", settle_permissions(self.permissions) if has_target else unset)
+        check_initiator(traits, source)
+        put(self, "refresh_allocation", rules.refresh_allocation(self.refresh_allocation))
+        put(self, "mount_options", _mount_options(kind, self.mount_options))
+        put(self, "config_options", _config_options(kind, self.config_options))
+        put(self, "type", kind)
+        put(self, "name", name)
+        put(self, "source", source)
+
+
+def _pool_type(kind: str) -> PoolType | str:
+    if not kind:
+        raise rules.bad_value(kind, "type", "pool")
+    try:
+        return PoolType(kind)
+    except ValueError:
+        return kind
+
+
+def _mount_options(kind: str, options: Iterable[str]) -> tuple[str, ...]:
+    if kind not in (PoolType.FS, PoolType.NETFS):
+        return ()
+    kept = tuple(options)
+    if not all(kept):
+        raise XMLError("empty fs mount option name specified")
+    return kept
+
+
+def _config_options(kind: str, options: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    if kind != PoolType.RBD:
+        return ()
+    kept = tuple((name, value) for name, value in options)
+    for name, value in kept:
+        if not name or not value:
+            what = "value" if name else "name"
+            raise XMLError(f"empty rbd option {what} specified")
+    return kept
+
 
 @dataclass(frozen=True, slots=True)
 class Space:
@@ -209,69 +181,16 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
-class Cipher:
-    """The cipher of a LUKS volume; *size* in bits."""
-
-    name: str
-    size: int
-    mode: str | None = None
-    hash: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IVGen:
-    """The generator of initial vectors of a LUKS volume."""
-
-    name: str
-    hash: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Encryption:
-    """How a volume is encrypted: *format* is default, qcow, luks or luks2."""
-
-    format: str
-    secrets: tuple[SecretRef, ...] = ()
-    cipher: Cipher | None = None
-    ivgen: IVGen | None = None
-    engine: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Timestamps:
-    """Times of a file in nanoseconds since the epoch; None where unknown."""
-
-    atime: int
-    mtime: int
-    ctime: int
-    btime: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BackingStore:
-    """What a volume is an overlay of. *path* as the image or the XML names it."""
-
-    path: str
-    format: str | None = None
-    permissions: Permissions = UNSET_PERMISSIONS
-    timestamps: Timestamps | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SourceExtent:
-    """A stretch of a device that a volume lies on, in bytes; *end* is exclusive."""
-
-    path: str
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
 class VolumeDef:
     """What a volume is, as its XML says: asked for in a create, or found and printed.
 
+    Sizes may also be given as people write them ("20 GiB"). Which formats a volume may have depends
+    on its pool: `storaged.traits.Traits.volume_format` checks that.
+
     :raise XMLError: a part is missing or malformed.
-    :raise ConfigUnsupported: an unknown format, type or feature.
+    :raise ConfigUnsupported: an unknown type or feature.
+    :raise InvalidArgument: a size that is none.
+    :raise Overflow: a size that is too large.
     """
 
     name: str
@@ -297,6 +216,42 @@ class VolumeDef:
     nocow: bool = False
     backing: BackingStore | None = None
     extents: tuple[SourceExtent, ...] = ()
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        rules.volume_name(self.name)
+        if type(self.type) is not VolumeType:
+            put(self, "type", _volume_type(self.type))
+        put(self, "capacity", rules.size(self.capacity))
+        if self.allocation is not None:
+            put(self, "allocation", rules.size(self.allocation))
+        if self.permissions is not UNSET_PERMISSIONS:
+            put(self, "permissions", settle_permissions(self.permissions))
+        put(self, "compat", rules.compat(self.compat))
+        if self.cluster_size:
+            put(self, "cluster_size", rules.size(self.cluster_size, rules.MAX_UNSIGNED))
+        if self.features is not None:
+            put(self, "features", _features(self.features))
+            if self.compat is None:
+                put(self, "compat", "1.1")
+
+
+#: What `VolumeDef.features` may hold, in the order in which they are printed.
+FEATURES = ("lazy_refcounts", "extended_l2", "data_file")
+
+
+def _features(given: Iterable[str]) -> frozenset[str]:
+    features = frozenset(given)
+    for unknown in sorted(features.difference(FEATURES)):
+        raise ConfigUnsupported(f"unsupported feature {unknown}")
+    return features
+
+
+def _volume_type(kind: str) -> VolumeType:
+    try:
+        return VolumeType(kind)
+    except ValueError:
+        raise ConfigUnsupported(f"unknown volume type '{kind}'") from None
 
 
 @dataclass(frozen=True, slots=True)
