@@ -1,0 +1,171 @@
+"""A file or a block device as a `Handle`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from storaged.formats import syscalls
+from storaged.formats.handle import Bytes, Extent
+
+_PUNCH = syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE
+#: Zeros are written in pieces of this many bytes.
+_PIECE = 1 << 20
+#: How a kernel or a file system says that it has no such call.
+_NO_SUCH_CALL = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+class FileHandle:
+    """An open file or block device.
+
+    :param fd: an open descriptor; its file offset is of no account and may be moved.
+    :param owned: whether `close` closes *fd*.
+    """
+
+    def __init__(self, fd: int, *, owned: bool = True) -> None:
+        self._fd = fd
+        self._owned = owned
+        self._block = stat.S_ISBLK(os.fstat(fd).st_mode)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        if self._block:
+            return os.lseek(self._fd, 0, os.SEEK_END)
+        return os.fstat(self._fd).st_size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Return *length* bytes from *offset*; fewer only where the end comes first."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length or not data:
+            return data
+        parts = [data]
+        done = len(data)
+        while done < length:
+            data = os.pread(self._fd, length - done, offset + done)
+            if not data:
+                break
+            parts.append(data)
+            done += len(data)
+        return b"".join(parts)
+
+    def pwrite(self, data: Bytes, offset: int) -> None:
+        """Write all of *data* at *offset*; a file grows where needed."""
+        done = os.pwrite(self._fd, data, offset)
+        if done == len(data):
+            return
+        with memoryview(data).cast("B") as view:
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], offset + done)
+
+    def write_zeroes(self, offset: int, length: int, *, unmap: bool = True) -> None:
+        """Make a stretch read as zeros; a file grows where needed.
+
+        Zeros are written only where neither the kernel nor the file system can do it.
+
+        :param unmap: True punches a hole; False allocates the space.
+        """
+        if length <= 0:
+            return
+        end = offset + length
+        size = self.size()
+        inside = min(end, size) - offset
+        if unmap:
+            if inside > 0 and not self._fallocate(_PUNCH, offset, inside):
+                self._write_zeros(offset, inside)
+            if end > size:
+                self.truncate(end)
+        elif not self._allocate_zeros(offset, length, inside):
+            self._write_zeros(offset, length)
+
+    def map(self, offset: int, length: int) -> Iterator[Extent]:
+        """Yield data and holes as the file system knows them; all is data where it does not."""
+        end = min(offset + length, self.size())
+        while offset < end:
+            data = min(self._seek(offset, os.SEEK_DATA, end), end)
+            if data > offset:
+                yield Extent(offset, data - offset, data=False)
+            if data < end:
+                hole = min(self._seek(data, os.SEEK_HOLE, end), end)
+                yield Extent(data, hole - data, data=True)
+                data = hole
+            offset = data
+
+    def truncate(self, size: int) -> None:
+        """Set the length of a file. A block device keeps its length.
+
+        :raise OSError: ENOSPC if a block device is shorter than *size*.
+        """
+        if not self._block:
+            os.ftruncate(self._fd, size)
+        elif size > self.size():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def flush(self) -> None:
+        """Return when all that was written survives a loss of power."""
+        os.fsync(self._fd)
+
+    def fileno(self) -> int | None:
+        """Return the descriptor."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close the descriptor if it is owned. Calling it again does nothing."""
+        if self._owned:
+            self._owned = False
+            os.close(self._fd)
+
+    def _fallocate(self, mode: int, offset: int, length: int) -> bool:
+        """Return whether it was done; False where the file system cannot."""
+        try:
+            syscalls.fallocate(self._fd, mode, offset, length)
+        except OSError as err:
+            # A block device says EINVAL to what is not aligned to its blocks.
+            if err.errno in _NO_SUCH_CALL or (self._block and err.errno == errno.EINVAL):
+                return False
+            raise
+        return True
+
+    def _allocate_zeros(self, offset: int, length: int, inside: int) -> bool:
+        if inside <= 0 and not self._block:
+            return self._fallocate(0, offset, length)
+        if self._fallocate(syscalls.FALLOC_FL_ZERO_RANGE, offset, length):
+            return True
+        # tmpfs cannot zero a range but can punch and allocate.
+        return (
+            not self._block
+            and self._fallocate(_PUNCH, offset, inside)
+            and self._fallocate(0, offset, length)
+        )
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        zeros = memoryview(bytes(min(length, _PIECE)))
+        end = offset + length
+        while offset < end:
+            piece = zeros[: end - offset]
+            self.pwrite(piece, offset)
+            offset += len(piece)
+
+    def _seek(self, offset: int, whence: int, end: int) -> int:
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError as err:
+            if err.errno == errno.ENXIO:
+                return end  # nothing but a hole from here on
+            if err.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                return offset if whence == os.SEEK_DATA else end
+            raise

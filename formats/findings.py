@@ -1,0 +1,38 @@
+"""What a prober gathers on its way: the worst state and every reason."""
+
+from __future__ import annotations
+
+from storaged.formats.image import ImageInfo, ImageState
+
+_SEVERITY = (ImageState.OK, ImageState.SUSPICIOUS, ImageState.UNSUPPORTED, ImageState.CORRUPT)
+
+
+class Findings:
+    """The verdict on one image so far. The worst state wins, no reason is lost."""
+
+    __slots__ = ("reasons", "state")
+
+    def __init__(self) -> None:
+        self.state = ImageState.OK
+        self.reasons: list[str] = []
+
+    def suspicious(self, reason: str) -> None:
+        """Record what is readable but odd."""
+        self._add(ImageState.SUSPICIOUS, reason)
+
+    def unsupported(self, reason: str) -> None:
+        """Record a version or a feature that nobody here knows."""
+        self._add(ImageState.UNSUPPORTED, reason)
+
+    def corrupt(self, reason: str) -> None:
+        """Record a contradiction within the image or with its file's size."""
+        self._add(ImageState.CORRUPT, reason)
+
+    def info(self, format: str, capacity: int) -> ImageInfo:
+        """Return an image that has nothing to say but its format, capacity and state."""
+        return ImageInfo(format, capacity, state=self.state, reasons=tuple(self.reasons))
+
+    def _add(self, state: ImageState, reason: str) -> None:
+        self.reasons.append(reason)
+        if _SEVERITY.index(state) > _SEVERITY.index(self.state):
+            self.state = state

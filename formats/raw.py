@@ -1,0 +1,44 @@
+"""Raw images: the bytes of the disk and nothing else."""
+
+from __future__ import annotations
+
+from storaged.formats.handle import Checkpoint, Handle
+
+#: Space is taken in pieces of this many bytes: ext4's longest extent.
+_PIECE = 128 << 20
+#: Where it turns out that zeros have to be written, a cancel must not wait for a large piece.
+_FIRST_PIECE = 4 << 20
+
+
+def create(
+    handle: Handle, capacity: int, *, allocation: int = 0, checkpoint: Checkpoint | None = None
+) -> None:
+    """Make an empty file a raw image.
+
+    As in libvirt, *allocation* may exceed *capacity* and then is the length of the file.
+
+    :param capacity: bytes; any number, nothing is rounded.
+    :param allocation: bytes to take from the file system now; 0 makes the image sparse.
+    :param checkpoint: called with the bytes allocated so far and *allocation*.
+    :raise OSError: ENOSPC where the space is not there; part of it may then be taken.
+    """
+    # Allocation first: past the end of a file it is a plain fallocate everywhere.
+    allocate(handle, 0, allocation, checkpoint)
+    if capacity > allocation or not allocation:
+        handle.truncate(capacity)
+
+
+def allocate(handle: Handle, start: int, end: int, checkpoint: Checkpoint | None = None) -> None:
+    """Take the space from *start* to *end*, which then reads as zeros.
+
+    :param checkpoint: called with the bytes done so far and *end* - *start*.
+    :raise OSError: ENOSPC where the space is not there; part of it may then be taken.
+    """
+    offset, piece = start, _FIRST_PIECE
+    while offset < end:
+        length = min(piece, end - offset)
+        handle.write_zeroes(offset, length, unmap=False)
+        offset += length
+        piece = min(piece * 2, _PIECE)
+        if checkpoint is not None:
+            checkpoint(offset - start, end - start)
