@@ -1,0 +1,6 @@
+"""The pool types that come with storaged: where each one's class is, loaded when it is needed."""
+
+#: ``module:class`` by the value of ``pool@type``.
+BUILTIN = {
+    "dir": "storaged.backends.dir:Dir",
+}

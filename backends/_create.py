@@ -1,0 +1,193 @@
+"""New volumes in a directory: raw, qcow2, vmdk and plain directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from storaged.backend import CreatesVolumes, Host
+from storaged.backends import _plan
+from storaged.backends._backing import settle_backing
+from storaged.backends._image import OpensImages, format_errors
+from storaged.backends._newfile import (
+    can_be_unnamed,
+    new_file,
+    part_name,
+    remove_leftovers,
+    taken_names,
+)
+from storaged.errors import NameTaken, SystemFailure, system_errors
+from storaged.formats import qcow2_create, raw, syscalls, vmdk_create
+from storaged.formats.file import FileHandle
+from storaged.formats.qcow2_create import CreateOptions, Preallocation
+from storaged.job import Job
+from storaged.model import Permissions, PoolDef, VolumeDef, VolumeRecord, VolumeType
+
+#: libvirt's mode for a volume that asks for none.
+DEFAULT_MODE = 0o600
+_DEFAULT_CLUSTER = 65536
+
+
+class CreatesFiles(OpensImages, CreatesVolumes):
+    """New volumes are new files."""
+
+    def __init__(self, definition: PoolDef, host: Host) -> None:
+        super().__init__(definition, host)
+        #: whether files can be made without a name here; None: not tried yet
+        self._unnamed: bool | None = None
+
+    def start(self, job: Job[Any]) -> None:
+        """Make the storage available, and clear away what a dead process of this host left."""
+        super().start(job)
+        self._unnamed = None  # another file system may be there by now
+        with suppress(OSError, SystemFailure), self.opened_target(verify=False) as directory:
+            remove_leftovers(directory, self.host.id)
+
+    def plan(self, volume: VolumeDef, *, preallocate_metadata: bool = False) -> VolumeDef:
+        with self.opened_target() as directory:
+            self.check_free(directory, volume.name)
+            volume = _plan.settle(volume, self.path_of(volume.name), self.host.compat_level)
+            _plan.check_request(volume, preallocate_metadata=preallocate_metadata)
+            volume = settle_backing(volume, directory, self.target)
+            _plan.check_rest(volume)
+            self._check_nocow(directory, volume)
+            if volume.format == "qcow2":
+                with format_errors(volume.name):
+                    qcow2_create.check(_qcow2_options(volume, preallocate_metadata))
+            return volume
+
+    def create(
+        self, volume: VolumeDef, job: Job[Any], *, preallocate_metadata: bool = False
+    ) -> VolumeRecord:
+        with self.opened_target() as directory:
+            if volume.type is VolumeType.DIR:
+                self._make_directory(directory, volume)
+            else:
+                with self.new_volume(directory, volume, job) as fd:
+                    self._fill(FileHandle(fd, owned=False), volume, job, preallocate_metadata)
+            return self.read_again(directory, volume.name)
+
+    def check_free(self, directory: int, name: str) -> None:
+        """Refuse a name that cannot be, or that is taken.
+
+        :raise StorageError: see `storaged.backends._plan.check_name`.
+        :raise NameTaken: something stands there.
+        """
+        _plan.check_name(name)
+        path = self.path_of(name)
+        with system_errors(f"cannot stat file '{path}'"), suppress(FileNotFoundError):
+            os.stat(name, dir_fd=directory, follow_symlinks=False)
+            raise NameTaken(f"volume target path '{path}' already exists")
+
+    @contextmanager
+    def new_volume(self, directory: int, volume: VolumeDef, job: Job[Any]) -> Iterator[int]:
+        """Open the file of a new volume; after the block it has its name, or is gone.
+
+        :raise NameTaken: somebody else made a file of that name meanwhile.
+        :raise SystemFailure: the kernel refused a step.
+        """
+        part = part_name(self.host.id, job.id)
+        with taken_names(self.path_of(volume.name), volume.name):
+            if self._unnamed is None:
+                self._unnamed = can_be_unnamed(directory, part)
+            with new_file(directory, part, unnamed=self._unnamed) as file:
+                if volume.nocow:
+                    self._set_nocow(file.fd, volume)
+                yield file.fd
+                self.set_permissions(file.fd, volume.permissions)
+                self.sync(file.fd)
+                job.checkpoint()
+                file.commit(volume.name)
+                try:
+                    self.sync(directory)
+                except OSError:
+                    os.unlink(volume.name, dir_fd=directory)
+                    raise
+
+    def set_permissions(self, fd: int, permissions: Permissions) -> None:
+        """Give a new file or directory what was asked for, whatever the umask is.
+
+        :raise OSError: the kernel refused.
+        """
+        status = os.fstat(fd)
+        owner = -1 if permissions.owner is None else permissions.owner
+        group = -1 if permissions.group is None else permissions.group
+        differs = owner not in (-1, status.st_uid) or group not in (-1, status.st_gid)
+        if differs and not self.host.session:
+            os.fchown(fd, owner, group)
+        os.fchmod(fd, DEFAULT_MODE if permissions.mode is None else permissions.mode)
+
+    def _fill(
+        self, handle: FileHandle, volume: VolumeDef, job: Job[Any], preallocate_metadata: bool
+    ) -> None:
+        path = self.path_of(volume.name)
+        if volume.format == "raw":
+            allocation = volume.capacity if volume.allocation is None else volume.allocation
+            doing = (
+                f"cannot allocate {allocation} bytes in file"
+                if allocation
+                else "cannot extend file"
+            )
+            with system_errors(f"{doing} '{path}'"):
+                raw.create(
+                    handle, volume.capacity, allocation=allocation, checkpoint=job.checkpoint
+                )
+            return
+        with format_errors(volume.name), system_errors(f"cannot fill file '{path}'"):
+            if volume.format == "vmdk":
+                vmdk_create.create(handle, volume.capacity, name=volume.name)
+            else:
+                options = _qcow2_options(volume, preallocate_metadata)
+                qcow2_create.create(handle, options, job.checkpoint)
+
+    def _make_directory(self, directory: int, volume: VolumeDef) -> None:
+        with taken_names(self.path_of(volume.name), volume.name):
+            os.mkdir(volume.name, 0o700, dir_fd=directory)
+            try:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                fd = os.open(volume.name, flags, dir_fd=directory)
+                try:
+                    self.set_permissions(fd, volume.permissions)
+                finally:
+                    os.close(fd)
+                self.sync(directory)
+            except OSError:
+                os.rmdir(volume.name, dir_fd=directory)
+                raise
+
+    def _check_nocow(self, directory: int, volume: VolumeDef) -> None:
+        if volume.nocow and volume.format == "raw":
+            with system_errors(f"cannot open directory '{self.target}'"):
+                kind = syscalls.file_system(directory).type
+            if kind != syscalls.BTRFS_MAGIC:
+                raise SystemFailure(*_plan.no_nocow(self.path_of(volume.name)))
+
+    def _set_nocow(self, fd: int, volume: VolumeDef) -> None:
+        """Turn copy on write off; as in libvirt a must for raw, and a wish for what QEMU makes."""
+        try:
+            syscalls.set_nocow(fd, nocow=True)
+        except OSError as err:
+            if volume.format == "raw":
+                text, number = _plan.no_nocow(self.path_of(volume.name))
+                raise SystemFailure(text, number) from err
+
+
+def _qcow2_options(volume: VolumeDef, preallocate_metadata: bool) -> CreateOptions:
+    features = volume.features or frozenset()
+    backing = volume.backing
+    preallocation = Preallocation.OFF
+    if preallocate_metadata:
+        full = volume.allocation is None or volume.allocation >= volume.capacity
+        preallocation = Preallocation.FALLOC if full else Preallocation.METADATA
+    return CreateOptions(
+        capacity=volume.capacity,
+        version=2 if volume.compat == "0.10" else 3,
+        cluster_size=volume.cluster_size or _DEFAULT_CLUSTER,
+        lazy_refcounts="lazy_refcounts" in features,
+        extended_l2="extended_l2" in features,
+        backing=os.fsencode(backing.path) if backing else None,
+        backing_format=backing.format if backing else None,
+        preallocation=preallocation,
+    )

@@ -1,0 +1,72 @@
+"""Removing volumes of a directory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from contextlib import suppress
+from typing import Any
+
+from storaged import imagelock
+from storaged.backend import DeletesVolumes
+from storaged.backends._image import OpensImages
+from storaged.backends._record import OPEN_FLAGS
+from storaged.errors import SystemFailure, system_errors
+from storaged.job import Job
+from storaged.model import VolumeRecord, VolumeType
+
+
+class DeletesFiles(OpensImages, DeletesVolumes):
+    """Volumes are unlinked; of a link only the link goes, not what it leads to."""
+
+    def delete(self, volume: VolumeRecord, job: Job[Any], *, force: bool = False) -> None:
+        path = self.path_of(volume.name)
+        with self.opened_target() as directory:
+            try:
+                if volume.type is not VolumeType.FILE and _is_link(directory, volume.name):
+                    os.unlink(volume.name, dir_fd=directory)
+                elif volume.type is VolumeType.DIR:
+                    self._remove_directory(directory, volume.name)
+                elif volume.type is VolumeType.PLOOP:
+                    shutil.rmtree(volume.name, dir_fd=directory)
+                else:
+                    if not force:
+                        _check_unused(directory, volume.name)
+                    os.unlink(volume.name, dir_fd=directory)
+            except FileNotFoundError:
+                return
+            except OSError as err:
+                raise SystemFailure(f"cannot unlink file '{path}'", err.errno or errno.EIO) from err
+            with system_errors(f"cannot sync directory '{self.target}'"):
+                self.sync(directory)
+
+    def _remove_directory(self, directory: int, name: str) -> None:
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except FileNotFoundError:
+            raise
+        except OSError as err:
+            advice = None
+            if err.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                advice = "It holds files: only an empty directory is deleted."
+            raise SystemFailure(
+                f"cannot remove directory '{self.path_of(name)}'",
+                err.errno or errno.EIO,
+                advice=advice,
+            ) from err
+
+
+def _is_link(directory: int, name: str) -> bool:
+    return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+
+
+def _check_unused(directory: int, name: str) -> None:
+    """Refuse a file that a virtual machine has open; one that cannot be read is not looked at."""
+    with suppress(OSError):
+        fd = os.open(name, OPEN_FLAGS, dir_fd=directory)
+        try:
+            imagelock.check(fd, name)
+        finally:
+            os.close(fd)

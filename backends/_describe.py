@@ -1,0 +1,136 @@
+"""All there is to say of one volume, for its XML.
+
+The backing store is named, and its times and owner are told if it is a local file; but nothing an
+image's header names is ever opened for reading here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from contextlib import suppress
+from typing import Any
+
+from storaged.formats import syscalls
+from storaged.formats.image import BackingRef
+from storaged.model import (
+    BackingStore,
+    Encryption,
+    Permissions,
+    Timestamps,
+    VolumeDef,
+    VolumeRecord,
+)
+
+_LABEL = "security.selinux"
+#: Names the file without any access to its content, and so without waiting for a FIFO's writer.
+_NAME_ONLY = os.O_PATH | os.O_CLOEXEC
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+#: ``scheme://user:password@host``
+_USERINFO = re.compile(r"(?<=://)[^/@\s\"']*@")
+#: ``rbd:pool/image:id=admin:key=...``; a colon of the value is escaped by a backslash
+_RBD_KEY = re.compile(r":key=(?:[^:\\]|\\.)*")
+_SECRET_KEYS = re.compile(r"password|secret|cookie|\bkey$", re.IGNORECASE)
+
+
+def describe(record: VolumeRecord, directory: int, target: str) -> VolumeDef:
+    """Return the full definition of a volume of an open directory.
+
+    :param target: the path of the directory.
+    :raise OSError: the volume has gone (`FileNotFoundError`), or cannot be looked at.
+    """
+    permissions, timestamps = _file_facts(record.name, directory)
+    path = f"{target}/{record.name}"
+    image = record.image
+    return VolumeDef(
+        name=record.name,
+        capacity=record.capacity,
+        allocation=record.allocation,
+        physical=record.physical,
+        format=record.format,
+        type=record.type,
+        key=path,
+        path=path,
+        permissions=permissions,
+        timestamps=timestamps,
+        encryption=Encryption(image.encryption) if image and image.encryption else None,
+        compat=image.compat if image else None,
+        cluster_size=image.cluster_size if image else 0,
+        features=image.features if image else None,
+        backing=_backing(image.backing, directory, target) if image and image.backing else None,
+    )
+
+
+def label_of(fd: int) -> str | None:
+    """Return the SELinux label of an open file, None where there are none."""
+    with suppress(OSError):
+        value = os.getxattr(f"/proc/self/fd/{fd}", _LABEL)
+        return value.rstrip(b"\0").decode(errors="replace") or None
+    return None
+
+
+def backing_path(name: bytes, target: str) -> str | None:
+    """Return the path of a backing file that is a local file, None for every other kind.
+
+    As in libvirt, a name with a colon before its first slash is not local, and a relative one
+    starts at the directory of the image.
+    """
+    text = os.fsdecode(name)
+    if not text or _CONTROL.search(text):
+        return None
+    if text.startswith("/"):
+        return text
+    if ":" in text.partition("/")[0]:
+        return None
+    return f"{target}/{text}"
+
+
+def without_credentials(text: str) -> str:
+    """Return the name of a network image without the secrets that some people put into it."""
+    if text.startswith("json:"):
+        try:
+            return "json:" + json.dumps(_cleaned(json.loads(text[5:])))
+        except (ValueError, RecursionError):
+            return "json:"
+    cleaned = _USERINFO.sub("", text)
+    return _RBD_KEY.sub("", cleaned) if cleaned.startswith("rbd:") else cleaned
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _cleaned(inner) for key, inner in value.items() if not _SECRET_KEYS.search(key)
+        }
+    if isinstance(value, list):
+        return [_cleaned(inner) for inner in value]
+    return without_credentials(value) if isinstance(value, str) else value
+
+
+def _backing(backing: BackingRef, directory: int, target: str) -> BackingStore:
+    # libvirt prints "raw" for an unrecorded format where it does not probe.
+    kind = backing.format or "raw"
+    path = backing_path(backing.name, target)
+    if path is None:
+        return BackingStore(without_credentials(os.fsdecode(backing.name)), kind)
+    with suppress(OSError):
+        permissions, timestamps = _file_facts(path, directory, regular=True)
+        return BackingStore(path, kind, permissions, timestamps)
+    return BackingStore(path, kind)
+
+
+def _file_facts(
+    path: str, directory: int, *, regular: bool = False
+) -> tuple[Permissions, Timestamps]:
+    fd = os.open(path, _NAME_ONLY, dir_fd=directory)
+    try:
+        status = os.fstat(fd)
+        if regular and not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(path)
+        permissions = Permissions.of_file(status, label_of(fd))
+        return permissions, Timestamps(
+            status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns, syscalls.birth_time(fd)
+        )
+    finally:
+        os.close(fd)

@@ -1,0 +1,122 @@
+"""Opening the file of a volume for work on its bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from storaged import imagelock
+from storaged.backend import Durability
+from storaged.backends._record import OPEN_FLAGS
+from storaged.backends._scan import ScansDirectory, look_at
+from storaged.errors import (
+    ConfigUnsupported,
+    NoSuchVolume,
+    OperationInvalid,
+    OperationUnsupported,
+    system_errors,
+)
+from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
+from storaged.formats.image import ImageState
+from storaged.model import VolumeRecord, VolumeType
+
+_WRITE_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class OpensImages(ScansDirectory):
+    """The volumes' files can be opened."""
+
+    def open_fd(self, directory: int, volume: VolumeRecord, *, writable: bool) -> int:
+        """Open the file of a volume below the open target; the caller closes it.
+
+        :raise NoSuchVolume: it has gone.
+        :raise OperationUnsupported: it is a directory, or by now something else than a file.
+        :raise SystemFailure: it cannot be opened.
+        """
+        if volume.type in (VolumeType.DIR, VolumeType.PLOOP):
+            raise OperationUnsupported(
+                f"volume '{volume.name}' is a directory: its bytes cannot be accessed"
+            )
+        path = self.path_of(volume.name)
+        with system_errors(f"Failed to open storage volume with path '{path}'"):
+            try:
+                flags = _WRITE_FLAGS if writable else OPEN_FLAGS
+                fd = os.open(volume.name, flags, dir_fd=directory)
+            except FileNotFoundError as err:
+                raise NoSuchVolume(f"no storage vol with matching path '{path}'") from err
+            if stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFBLK):
+                return fd
+        os.close(fd)
+        raise OperationUnsupported(f"volume '{volume.name}' is no file any more")
+
+    @contextmanager
+    def locked_image(
+        self, directory: int, volume: VolumeRecord, *, force: bool = False
+    ) -> Iterator[int]:
+        """Open the file of a volume for writing, and keep QEMU out meanwhile.
+
+        :param force: go on even if a virtual machine has it open.
+        :raise VolumeBusy: it is open elsewhere.
+        """
+        fd = self.open_fd(directory, volume, writable=True)
+        try:
+            with imagelock.hold(fd, volume.name, force=force):
+                yield fd
+        finally:
+            os.close(fd)
+
+    def sync(self, fd: int) -> None:
+        """Bring a file or a directory to the disk, if that is what success promises here.
+
+        :raise OSError: the disk did not take it.
+        """
+        if self.host.durability is Durability.FULL:
+            os.fsync(fd)
+
+    def read_again(
+        self, directory: int, name: str, known: VolumeRecord | None = None
+    ) -> VolumeRecord:
+        """Return the facts of a volume after work on it.
+
+        :raise NoSuchVolume: somebody removed it meanwhile.
+        """
+        record = look_at(directory, name, known)
+        if record is None:
+            raise NoSuchVolume(f"no storage vol with matching path '{self.path_of(name)}'")
+        return record
+
+
+def check_sound(volume: VolumeRecord, doing: str) -> None:
+    """Refuse work on an image that cannot be trusted.
+
+    :param doing: what was to be done, such as ``resized``.
+    :raise OperationInvalid: naming what is wrong with it.
+    """
+    image = volume.image
+    if image is not None and image.state is not ImageState.OK:
+        why = image.reasons[0] if image.reasons else str(image.state)
+        raise OperationInvalid(
+            f"volume '{volume.name}' cannot be {doing}: {why}",
+            advice="It can be downloaded and deleted.",
+        )
+
+
+@contextmanager
+def format_errors(volume: str) -> Iterator[None]:
+    """Translate what the formats layer says of an image: the one place where that is done.
+
+    :param volume: its name.
+    :raise OperationUnsupported: the code does not do it.
+    :raise OperationInvalid: the image is damaged.
+    :raise ConfigUnsupported: the format does not allow it.
+    """
+    try:
+        yield
+    except UnsupportedFormat as err:
+        raise OperationUnsupported(f"volume '{volume}': {err}") from err
+    except CorruptImage as err:
+        raise OperationInvalid(f"volume '{volume}' is damaged: {err}") from err
+    except FormatError as err:
+        raise ConfigUnsupported(f"volume '{volume}': {err}") from err

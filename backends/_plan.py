@@ -1,0 +1,200 @@
+"""What may be asked of a new file volume: libvirt's rules, in its order, with its texts.
+
+Everything that can be known beforehand is refused here, before anything is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import replace
+
+from storaged.backends._newfile import PART_NAME
+from storaged.errors import (
+    ConfigUnsupported,
+    InternalError,
+    InvalidArgument,
+    OperationInvalid,
+    Unsupported,
+)
+from storaged.formats.vmdk import MAX_CAPACITY
+from storaged.model import Encryption, VolumeDef, VolumeType
+
+#: What is made natively; the others have to wait for conversion through QEMU.
+NATIVE_FORMATS = ("raw", "qcow2", "vmdk", "dir")
+#: libvirt 10.2.0: from here on a qcow2 without compat is version 3.
+COMPAT_11_LEVEL = 10_002_000
+#: File systems hold names of at most this many bytes.
+NAME_MAX = 255
+#: qemu-img, and so libvirt, counts the capacity of a new image in KiB.
+_QEMU_UNIT = 1024
+
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
+_FEATURES = frozenset({"lazy_refcounts", "extended_l2"})
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be, or should not be, the name of a file.
+
+    :raise OperationInvalid: it contains a slash.
+    :raise InvalidArgument: it is empty, too long, has control characters, or is one of ours.
+    """
+    if "/" in name:
+        raise OperationInvalid(
+            f"volume name '{name}' cannot contain '/'",
+            advice="A volume lies in the pool's directory itself: give its name, not a path.",
+        )
+    if not name:
+        raise InvalidArgument("volume name must not be empty")
+    if _CONTROL.search(name):
+        raise InvalidArgument(f"volume name {name!r} contains a control character")
+    length = len(encoded(name, "volume name"))
+    if length > NAME_MAX:
+        raise InvalidArgument(f"volume name of {length} bytes is longer than {NAME_MAX}")
+    if PART_NAME.fullmatch(name):
+        raise InvalidArgument(f"volume name '{name}' is reserved for files under construction")
+
+
+def encoded(text: str, what: str) -> bytes:
+    """Return the bytes of a file name.
+
+    :param what: whose name it is, for the message.
+    :raise InvalidArgument: the kernel has no such names.
+    """
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        name = b"\0"
+    if b"\0" in name:
+        raise InvalidArgument(f"{what} {text!r} cannot be the name of a file")
+    return name
+
+
+def check_request(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
+    """Refuse what the format of a new volume does not allow.
+
+    :raise StorageError: libvirt's class and text for the first rule that is broken.
+    """
+    kind = volume.format
+    if kind == "raw" and volume.encryption is None:
+        _check_raw(volume, preallocate_metadata=preallocate_metadata)
+    elif kind == "dir":
+        _check_directory(volume, preallocate_metadata=preallocate_metadata)
+    elif kind == "ploop":
+        raise not_native("ploop")
+    else:
+        _check_options(volume, preallocate_metadata=preallocate_metadata)
+
+
+def check_rest(volume: VolumeDef) -> None:
+    """Refuse what qemu-img would, and what is not native; the backing store was looked at."""
+    kind = volume.format or "raw"
+    features = volume.features or frozenset()
+    _check_encryption(volume.encryption, kind)
+    if volume.compat == "0.10":
+        if "lazy_refcounts" in features:
+            raise ConfigUnsupported("lazy_refcounts not supported with compat level 0.10")
+        if "extended_l2" in features:
+            raise ConfigUnsupported("'extended_l2' not supported with compat level 0.10")
+    if kind not in NATIVE_FORMATS:
+        raise not_native(kind)
+    if kind == "qcow2" and volume.compat not in (None, "0.10", "1.1"):
+        raise ConfigUnsupported(f"unknown qcow2 compatibility level '{volume.compat}'")
+    if not features <= _FEATURES:
+        unknown = ", ".join(sorted(features - _FEATURES))
+        raise ConfigUnsupported(f"format features '{unknown}' cannot be asked for")
+    if kind == "vmdk" and volume.cluster_size:
+        raise ConfigUnsupported("cluster size only available with qcow2")
+    if kind == "vmdk" and volume.backing is not None:
+        raise ConfigUnsupported("backing storage not supported for vmdk volumes")
+    if kind == "vmdk" and not 0 < volume.capacity <= MAX_CAPACITY:
+        raise ConfigUnsupported(
+            f"capacity of a vmdk volume must be from 1 to {MAX_CAPACITY} bytes,"
+            f" not {volume.capacity}"
+        )
+
+
+def settle(volume: VolumeDef, path: str, compat_level: int) -> VolumeDef:
+    """Return the request with everything filled in that follows from it."""
+    kind = volume.format or "raw"
+    compat = volume.compat
+    if kind == "qcow2" and compat is None:
+        modern = volume.features is not None or compat_level >= COMPAT_11_LEVEL
+        compat = "1.1" if modern else "0.10"
+    capacity = volume.capacity
+    if kind not in ("raw", "dir"):
+        capacity = -(-capacity // _QEMU_UNIT) * _QEMU_UNIT
+    return replace(
+        volume,
+        format=kind,
+        type=VolumeType.DIR if kind == "dir" else VolumeType.FILE,
+        capacity=capacity,
+        compat=compat,
+        path=path,
+        key=path,
+    )
+
+
+def _check_options(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
+    """Refuse options that do not go together, in the order in which libvirt looks at them."""
+    kind = volume.format
+    encryption = volume.encryption
+    if encryption and kind in ("qcow", "qcow2") and encryption.format in ("default", "qcow"):
+        raise ConfigUnsupported("creation of qcow2 encrypted image is not supported")
+    if preallocate_metadata and kind != "qcow2":
+        raise ConfigUnsupported("metadata preallocation only available with qcow2")
+    if volume.compat and kind != "qcow2":
+        raise ConfigUnsupported("compatibility option only available with qcow2")
+    if volume.features and kind != "qcow2":
+        raise ConfigUnsupported("format features only available with qcow2")
+    if kind == "raw" and encryption and encryption.format != "luks":
+        raise InternalError("Only luks encryption is supported for raw files")
+    if volume.backing is not None:
+        if kind == "raw":
+            raise ConfigUnsupported("cannot set backing store for raw volume")
+        if preallocate_metadata:
+            raise ConfigUnsupported("metadata preallocation conflicts with backing store")
+
+
+def not_native(kind: str) -> ConfigUnsupported:
+    """Return the error for a format that only QEMU can make."""
+    return ConfigUnsupported(
+        f"volumes of format '{kind}' cannot be created",
+        advice=f"What is made natively is {', '.join(NATIVE_FORMATS)}.",
+    )
+
+
+def no_nocow(path: str) -> tuple[str, int]:
+    """Return libvirt's text and error number where copy on write cannot be controlled."""
+    return f"unable to control COW flag on '{path}', not btrfs", errno.ENOSYS
+
+
+def _check_raw(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
+    if preallocate_metadata:
+        raise ConfigUnsupported("metadata preallocation is not supported for raw volumes")
+    if volume.backing is not None:
+        raise Unsupported("backing storage not supported for raw volumes")
+
+
+def _check_directory(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
+    if preallocate_metadata:
+        raise InvalidArgument("metadata preallocation is not supported for directory volumes")
+    if volume.backing is not None:
+        raise Unsupported("backing storage not supported for directories volumes")
+    if volume.encryption is not None:
+        raise ConfigUnsupported("volume encryption unsupported with format dir")
+
+
+def _check_encryption(encryption: Encryption | None, kind: str) -> None:
+    """Refuse every encryption: an image that was to be encrypted is never made in plain."""
+    if encryption is None:
+        return
+    if kind not in ("raw", "qcow2"):
+        raise ConfigUnsupported(f"volume encryption unsupported with format {kind}")
+    if encryption.format != "luks":
+        raise ConfigUnsupported(f"unsupported volume encryption format {encryption.format}")
+    raise ConfigUnsupported(
+        f"encrypted volumes of format '{kind}' cannot be created",
+        advice="Make it with qemu-img and refresh the pool.",
+    )

@@ -1,0 +1,170 @@
+"""From what the kernel says of a directory entry to a volume's record.
+
+A pool may have 100,000 volumes, so what many records have in common is shared between them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import stat
+import struct
+from dataclasses import replace
+
+from storaged.formats.file import FileHandle
+from storaged.formats.image import ImageInfo, ImageState
+from storaged.formats.probe import Prober, probe, probe_fd
+from storaged.model import Permissions, VolumeRecord, VolumeType
+from storaged.units import MAX_SIZE
+
+#: The five figures by which an unchanged file is known.
+STAMP = struct.Struct("=QQqqq")
+#: How a file of a foreign directory is opened: never waiting, never becoming a terminal.
+OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: A directory that holds both is a ploop image.
+PLOOP_FILES = ("root.hds", "DiskDescriptor.xml")
+_BLOCK = 512
+_MAX_SHARED = 4096
+
+
+def stamp_of(status: os.stat_result) -> bytes:
+    """Return what changes whenever a file does."""
+    return STAMP.pack(
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )
+
+
+def update_allocation(record: VolumeRecord, status: os.stat_result) -> VolumeRecord:
+    """Return *record* itself, or a copy with the blocks that the file has by now.
+
+    Delayed allocation changes them without changing any time.
+    """
+    allocation = status.st_blocks * _BLOCK
+    if record.type is not VolumeType.FILE or record.allocation == allocation:
+        return record
+    return replace(record, allocation=allocation)
+
+
+class Recorder:
+    """Makes records; those of one recorder share their equal parts. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._permissions: dict[tuple[int, int, int], Permissions] = {}
+        self._prober = Prober()
+
+    def permissions(self, status: os.stat_result) -> Permissions:
+        """Return mode, owner and group, shared."""
+        key = (status.st_mode, status.st_uid, status.st_gid)
+        found = self._permissions.get(key)
+        if found is None:
+            if len(self._permissions) >= _MAX_SHARED:
+                self._permissions.clear()
+            found = self._permissions[key] = Permissions.of_file(status)
+        return found
+
+    def of_file(self, name: str, fd: int, status: os.stat_result) -> VolumeRecord:
+        """Return the record of an open regular file.
+
+        :raise OSError: it cannot be read.
+        """
+        size = status.st_size
+        image = self._prober.probe_fd(fd, size)
+        permissions = self.permissions(status)
+        if image is None:
+            return VolumeRecord(
+                name, size, status.st_blocks * _BLOCK, size, "raw", VolumeType.FILE,
+                stamp_of(status), permissions,
+            )  # fmt: skip
+        return self._of_image(
+            image, name, status.st_blocks * _BLOCK, size, stamp_of(status), permissions
+        )
+
+    def of_device(self, name: str, fd: int, status: os.stat_result) -> VolumeRecord:
+        """Return the record of an open block device, which libvirt lists as a file.
+
+        :raise OSError: it cannot be read.
+        """
+        size = os.lseek(fd, 0, os.SEEK_END)
+        image = probe(FileHandle(fd, owned=False))
+        permissions = self.permissions(status)
+        if image.format == "raw" and image.encryption is None:
+            return VolumeRecord(name, size, size, size, "raw", permissions=permissions)
+        return self._of_image(image, name, size, size, b"", permissions)
+
+    def of_directory(self, name: str, directory: int, status: os.stat_result) -> VolumeRecord:
+        """Return the record of the directory *name* in the open *directory*: plain, or a ploop."""
+        permissions = self.permissions(status)
+        try:
+            parts = [os.stat(f"{name}/{part}", dir_fd=directory) for part in PLOOP_FILES]
+        except OSError:
+            parts = []
+        if not all(stat.S_ISREG(part.st_mode) for part in parts) or not parts:
+            return VolumeRecord(name, 0, 0, 0, "dir", VolumeType.DIR, stamp_of(status), permissions)
+        image, disk = _read_ploop(directory, f"{name}/{PLOOP_FILES[0]}")
+        return VolumeRecord(
+            name,
+            capacity=image.capacity if image else disk.st_size,
+            allocation=disk.st_blocks * _BLOCK,
+            physical=disk.st_size,
+            format="ploop",
+            type=VolumeType.PLOOP,
+            permissions=permissions,
+        )
+
+    def of_failure(self, name: str, status: os.stat_result | None, number: int) -> VolumeRecord:
+        """Return the record of what is there but cannot be read; libvirt would stop the pool.
+
+        :param status: what is known of it.
+        :param number: the error number.
+        """
+        if status is None:
+            return VolumeRecord(name, 0, 0, 0, "raw", problem=f"unreadable: {os.strerror(number)}")
+        if number in (errno.EACCES, errno.EPERM):
+            mode = stat.S_IMODE(status.st_mode)
+            problem = f"unreadable: owner {_owner(status.st_uid)}, mode {mode:04o}"
+        else:
+            problem = f"unreadable: {os.strerror(number)}"
+        size = status.st_size
+        permissions = self.permissions(status)
+        return VolumeRecord(
+            name, size, status.st_blocks * _BLOCK, size, "raw",
+            permissions=permissions, problem=problem,
+        )  # fmt: skip
+
+    def _of_image(
+        self,
+        image: ImageInfo,
+        name: str,
+        allocation: int,
+        size: int,
+        stamp: bytes,
+        permissions: Permissions,
+    ) -> VolumeRecord:
+        problem = None
+        capacity = image.capacity
+        if image.state is not ImageState.OK:
+            problem = image.reasons[0] if image.reasons else f"the image is {image.state}"
+            if image.state is ImageState.CORRUPT or capacity > MAX_SIZE:
+                capacity = size
+        return VolumeRecord(
+            name, capacity, allocation, size, image.format, VolumeType.FILE,
+            stamp, permissions, image, problem=problem,
+        )  # fmt: skip
+
+
+def _read_ploop(directory: int, path: str) -> tuple[ImageInfo | None, os.stat_result]:
+    fd = os.open(path, OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=directory)
+    try:
+        status = os.fstat(fd)
+        image = probe_fd(fd, status.st_size) if stat.S_ISREG(status.st_mode) else None
+    finally:
+        os.close(fd)
+    return image, status
+
+
+def _owner(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -1,0 +1,193 @@
+"""Looking at the volumes of a directory: all of them, one of them, everything about one.
+
+A bad entry never fails the scan. What libvirt passes over without a word is passed over here too:
+FIFOs, sockets, character devices, what has vanished, links that lead nowhere. What would make
+libvirt stop the whole pool is listed with its problem.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from storaged.backend import LooksAtVolumes, Refresh
+from storaged.backends._describe import describe, label_of
+from storaged.backends._newfile import PART_NAME
+from storaged.backends._record import OPEN_FLAGS, Recorder, stamp_of, update_allocation
+from storaged.backends._target import TargetDirectory, read_space
+from storaged.errors import NoSuchVolume, SystemFailure, system_errors
+from storaged.job import Job
+from storaged.model import Permissions, VolumeDef, VolumeRecord
+
+#: Names that no listing shows, because XML cannot carry them: control characters but TAB, LF, CR.
+_UNPRINTABLE = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f]")
+#: Errors that say "this is nothing to list".
+_NOTHING = frozenset(
+    {
+        errno.ENOENT,
+        errno.ELOOP,
+        errno.ENXIO,
+        errno.ENOTDIR,
+        errno.ENODEV,
+        errno.ENAMETOOLONG,
+    }
+)
+#: Errors that are this process's or this host's, not the file's.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: Entries between two signs of life.
+_STEP = 256
+
+
+class ScansDirectory(TargetDirectory, LooksAtVolumes):
+    """The entries of the target directory are the volumes."""
+
+    def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
+        with self.opened_target(verify=False) as directory:
+            with system_errors(f"cannot read directory '{self.target}'"):
+                volumes = scan(directory, known, job)
+            with system_errors(f"cannot open directory '{self.target}'"):
+                status = os.fstat(directory)
+            problem = self.target_problem(directory)
+            return Refresh(
+                volumes,
+                read_space(directory, self.target),
+                Permissions.of_file(status, label_of(directory)),
+                (problem,) if problem else (),
+            )
+
+    def look(self, name: str, known: VolumeRecord | None) -> VolumeRecord | None:
+        if not is_listed(name):
+            return None
+        with self.opened_target(verify=False) as directory:
+            return look_at(directory, name, known)
+
+    def describe(self, record: VolumeRecord) -> VolumeDef:
+        try:
+            with self.opened_target(verify=False) as directory:
+                return describe(record, directory, self.target)
+        except FileNotFoundError as err:
+            raise NoSuchVolume(f"no storage vol with matching name '{record.name}'") from err
+        except OSError as err:
+            raise SystemFailure(
+                f"cannot stat file '{self.path_of(record.name)}'", err.errno or errno.EIO
+            ) from err
+
+
+def is_listed(name: str) -> bool:
+    """Tell whether an entry of this name may be a volume at all."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return (
+        name not in ("", ".", "..")
+        and "/" not in name
+        and "\0" not in name
+        and _UNPRINTABLE.search(name) is None
+        and PART_NAME.fullmatch(name) is None
+    )
+
+
+def look_at(
+    directory: int, name: str, known: VolumeRecord | None = None, recorder: Recorder | None = None
+) -> VolumeRecord | None:
+    """Return the record of one entry of an open directory, None if it is no volume.
+
+    :param known: the record so far: it is returned itself if nothing changed.
+    :raise SystemFailure: this process has no descriptor or no memory left.
+    """
+    try:
+        status = os.stat(name, dir_fd=directory)
+    except OSError as err:
+        # Of a link into a place that we may not enter nobody can tell what it is.
+        fresh = None if _is_denied(err) else _failure(name, None, err, recorder or Recorder())
+    else:
+        if known is not None and known.stamp == stamp_of(status):
+            return update_allocation(known, status)
+        fresh = _read(directory, name, status, recorder or Recorder())
+    return known if fresh == known else fresh
+
+
+def scan(
+    directory: int, known: Mapping[str, VolumeRecord], job: Job[Any]
+) -> dict[str, VolumeRecord]:
+    """Return the records of all volumes of an open directory, by name.
+
+    :param known: the records so far: those of unchanged files are returned themselves.
+    :raise OSError: the directory cannot be read.
+    :raise SystemFailure: this process has no descriptor or no memory left.
+    """
+    recorder = Recorder()
+    found = {}
+    with os.scandir(directory) as entries:
+        for count, entry in enumerate(entries):
+            if not count % _STEP:
+                job.checkpoint()
+            name = entry.name
+            if _UNPRINTABLE.search(name) or (name[0] == "." and PART_NAME.fullmatch(name)):
+                continue
+            record = known.get(name)
+            # The kind comes with the name: a regular file is opened without another look, and
+            # nothing else is opened before it was looked at (opening a device may act on it).
+            if record is None and entry.is_file(follow_symlinks=False):
+                record = _open(directory, name, None, recorder)
+            else:
+                record = look_at(directory, name, record, recorder)
+            if record is not None:
+                found[record.name] = record
+    return found
+
+
+def _read(
+    directory: int, name: str, status: os.stat_result, recorder: Recorder
+) -> VolumeRecord | None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind in (stat.S_IFREG, stat.S_IFBLK):
+        return _open(directory, name, status, recorder)
+    if kind != stat.S_IFDIR:
+        return None
+    try:
+        return recorder.of_directory(name, directory, status)
+    except OSError as err:
+        return _failure(name, status, err, recorder)
+
+
+def _open(
+    directory: int, name: str, status: os.stat_result | None, recorder: Recorder
+) -> VolumeRecord | None:
+    """Open and probe what is, or was a moment ago, a regular file or a block device."""
+    try:
+        fd = os.open(name, OPEN_FLAGS, dir_fd=directory)
+        try:
+            status = os.fstat(fd)
+            kind = stat.S_IFMT(status.st_mode)
+            if kind == stat.S_IFREG:
+                return recorder.of_file(name, fd, status)
+            return recorder.of_device(name, fd, status) if kind == stat.S_IFBLK else None
+        finally:
+            os.close(fd)
+    except OSError as err:
+        if status is None:
+            with suppress(OSError):
+                status = os.stat(name, dir_fd=directory)
+        return _failure(name, status, err, recorder)
+
+
+def _failure(
+    name: str, status: os.stat_result | None, error: OSError, recorder: Recorder
+) -> VolumeRecord | None:
+    number = error.errno or errno.EIO
+    if number in _NOTHING:
+        return None
+    if number in _EXHAUSTED:
+        raise SystemFailure(f"cannot open volume '{name}'", number) from error
+    return recorder.of_failure(name, status, number)
+
+
+def _is_denied(error: OSError) -> bool:
+    return error.errno in (errno.EACCES, errno.EPERM)

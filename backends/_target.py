@@ -1,0 +1,178 @@
+"""The directory that a pool's volumes lie in, opened anew for each piece of work, never by luck.
+
+A pool says "active", but its file system may have been unmounted since: what is then written goes
+into the directory below, and is not there when the mount comes back. So `hold` remembers what the
+target was, and whatever works on volumes opens the target by path, compares, and does everything
+below that descriptor. Nothing is kept open, so nobody is kept from unmounting.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from storaged import mounts
+from storaged.backend import Anchored, Backend, Host
+from storaged.errors import InternalError, OperationFailed, StorageError, system_errors
+from storaged.formats import syscalls
+from storaged.model import PoolDef, Space
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+#: What of an anchor must be alike for a remount to count as the same.
+_IDENTITY = ("mounted", "source", "root", "type")
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What a target directory is.
+
+    :param device: ``st_dev``.
+    :param inode: ``st_ino``; *device*, *inode* and *file_system* together are "the very same".
+    :param file_system: statfs' id.
+    :param type: of the file system, such as ``xfs``.
+    :param source: what is mounted, such as a device.
+    :param root: the directory of the file system that is mounted.
+    :param mounted: 1 if the target itself is the mount point.
+    """
+
+    device: int
+    inode: int
+    file_system: int
+    type: str
+    source: str
+    root: str
+    mounted: int
+
+    def __str__(self) -> str:
+        below = "" if self.root == "/" else f"{self.root} of "
+        how = "mounted on it" if self.mounted else "below it"
+        return f"{self.type} of {below}{self.source} {how}"
+
+    def is_same_storage(self, other: Anchor) -> bool:
+        """Tell whether the two are one file system, perhaps mounted anew."""
+        return all(getattr(self, field) == getattr(other, field) for field in _IDENTITY)
+
+
+class TargetDirectory(Backend, Anchored):
+    """A pool whose volumes are the entries of its target directory."""
+
+    def __init__(self, definition: PoolDef, host: Host) -> None:
+        super().__init__(definition, host)
+        self._held: Anchor | None = None
+
+    @property
+    def target(self) -> str:
+        """The path of the target directory, as the definition has it."""
+        if self.definition.target is None:
+            raise InternalError(f"pool '{self.definition.name}' has no target path")
+        return self.definition.target
+
+    def path_of(self, name: str) -> str:
+        """Return the path, and so the key, of the volume *name*."""
+        return f"{self.target}/{name}"
+
+    def check(self) -> bool:
+        return os.path.isdir(self.target)  # noqa: PTH112
+
+    def space(self) -> Space | None:
+        with self.opened_target(verify=False) as directory:
+            return read_space(directory, self.target)
+
+    def anchor(self) -> Mapping[str, str | int]:
+        with self.opened_target(verify=False) as directory:
+            return asdict(read_anchor(directory))
+
+    def hold(self, anchor: Mapping[str, str | int]) -> None:
+        try:
+            self._held = Anchor(**anchor)  # type: ignore[arg-type]
+        except TypeError as err:
+            raise InternalError(
+                f"the recorded identity of '{self.target}' cannot be read: {sorted(anchor)}"
+            ) from err
+
+    @contextmanager
+    def opened_target(self, *, verify: bool = True) -> Iterator[int]:
+        """Open the target for one piece of work.
+
+        :param verify: make sure that it is the one of `hold`.
+        :raise SystemFailure: it cannot be opened.
+        :raise OperationFailed: it is another directory, or on another file system, than before.
+        """
+        with system_errors(f"cannot open directory '{self.target}'"):
+            directory = os.open(self.target, _DIRECTORY)
+        try:
+            if verify:
+                self._verify(directory)
+            yield directory
+        finally:
+            os.close(directory)
+
+    def target_problem(self, directory: int) -> str | None:
+        """Say what is wrong with the opened target's identity, or None."""
+        try:
+            self._verify(directory)
+        except StorageError as err:
+            return err.message
+        return None
+
+    def _verify(self, directory: int) -> None:
+        held = self._held
+        if held is None:
+            return
+        with system_errors(f"cannot open directory '{self.target}'"):
+            status = os.fstat(directory)
+            very_same = (status.st_dev, status.st_ino) == (held.device, held.inode)
+            if very_same and syscalls.file_system(directory).id == held.file_system:
+                return
+        found = read_anchor(directory)
+        if not found.is_same_storage(held):
+            raise _changed(self.definition.name, self.target, held, found)
+        self._held = found
+
+
+def read_anchor(directory: int) -> Anchor:
+    """Return what identifies an open directory.
+
+    :raise SystemFailure: the kernel does not tell.
+    """
+    mount = mounts.mount_of(directory)
+    with system_errors(f"cannot identify the file system of '{mount.point}'"):
+        status = os.fstat(directory)
+        file_system = syscalls.file_system(directory)
+    return Anchor(
+        device=status.st_dev,
+        inode=status.st_ino,
+        file_system=file_system.id,
+        type=mount.type,
+        source=mount.source,
+        root=mount.root,
+        mounted=int(mounts.is_mount_point(directory, mount)),
+    )
+
+
+def read_space(directory: int, path: str) -> Space:
+    """Return how full the file system of an open directory is."""
+    with system_errors(f"cannot statvfs path '{path}'"):
+        facts = os.fstatvfs(directory)
+    capacity = facts.f_frsize * facts.f_blocks
+    available = facts.f_frsize * facts.f_bfree
+    return Space(capacity, capacity - available, available)
+
+
+def _changed(pool: str, target: str, held: Anchor, found: Anchor) -> OperationFailed:
+    point = shlex.quote(target)
+    if held.mounted and not found.mounted:
+        # of a bind mount or a subvolume the source alone would be too much
+        source = f"{shlex.quote(held.source)} " if held.root == "/" else ""
+        mend = f"Mount it again: mount {source}{point}"
+    elif found.mounted:
+        mend = f"Unmount what covers it: umount {point}"
+    else:
+        mend = "Bring the old file system back"
+    return OperationFailed(
+        f"target '{target}' of pool '{pool}' has changed: expected {held}, found {found}",
+        advice=f"{mend}. If the change is meant, stop and start the pool.",
+    )

@@ -1,0 +1,121 @@
+"""Overwriting what file volumes hold.
+
+The bytes are overwritten where they lie; a sparse file's holes hold nothing and stay holes, and no
+file becomes longer. On storage that never writes in place (btrfs, most flash) no program can
+promise that the old data are gone.
+
+A qcow2 or vmdk image is an empty image of the same capacity and options afterwards (libvirt leaves
+a file of zeros that is no image any more).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from storaged.backend import WipeAlgorithm, Wipes
+from storaged.backends._image import OpensImages, format_errors
+from storaged.backends._passes import PASSES, run_pass
+from storaged.errors import ArgumentUnsupported, OperationUnsupported, system_errors
+from storaged.formats import qcow2_create, vmdk_create
+from storaged.formats.file import FileHandle
+from storaged.formats.image import ImageInfo, ImageState
+from storaged.formats.qcow2_create import CreateOptions
+from storaged.job import Job
+from storaged.model import VolumeRecord
+
+#: What of an image is overwritten last, so that a cancelled wipe can be done again: its header.
+_HEADER = 1 << 16
+
+
+class WipesFiles(OpensImages, Wipes):
+    """The data of the files are overwritten."""
+
+    def wipe(
+        self,
+        volume: VolumeRecord,
+        algorithm: WipeAlgorithm,
+        job: Job[Any],
+        *,
+        force: bool = False,
+    ) -> VolumeRecord:
+        if algorithm is WipeAlgorithm.TRIM:
+            raise ArgumentUnsupported("'trim' algorithm not supported")
+        with self.opened_target() as directory:
+            now = self.read_again(directory, volume.name, volume)
+            image = _recreated(now)
+            with (
+                self.locked_image(directory, now, force=force) as fd,
+                system_errors(f"failed to wipe volume '{self.path_of(volume.name)}'"),
+            ):
+                handle = FileHandle(fd, owned=False)
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    image = None  # an empty image needs an empty file
+                _overwrite(handle, algorithm, job, header=_HEADER if image else 0)
+                if image is not None:
+                    with format_errors(volume.name):
+                        _write_empty(handle, image, volume.name)
+                self.sync(fd)
+            return self.read_again(directory, volume.name)
+
+
+def _overwrite(handle: FileHandle, algorithm: WipeAlgorithm, job: Job[Any], *, header: int) -> None:
+    """Overwrite all data, those before *header* last.
+
+    :raise OSError: a write failed, or a verification did.
+    """
+    size = handle.size()
+    body = [extent for extent in handle.map(header, size) if extent.data]
+    head = [extent for extent in handle.map(0, min(header, size)) if extent.data]
+    passes = PASSES[algorithm]
+    total = len(passes) * sum(extent.length for extent in (*head, *body))
+    done = 0
+    job.checkpoint(0, total)
+
+    def moved(length: int) -> None:
+        nonlocal done
+        done += length
+        job.checkpoint(done, total)
+
+    for part in (body, head):
+        for one in passes if part else ():
+            run_pass(handle, part, one, moved)
+
+
+def _recreated(volume: VolumeRecord) -> ImageInfo | None:
+    """Return what image is to be there afterwards, None for plain bytes.
+
+    :raise OperationUnsupported: overwriting the file would not overwrite the data.
+    """
+    image = volume.image
+    if image is None:
+        return None
+    if image.data_file is not None:
+        raise OperationUnsupported(
+            f"volume '{volume.name}' cannot be wiped: its data lie in another file"
+        )
+    if image.state is not ImageState.OK or image.encryption is not None:
+        return None
+    if image.format == "vmdk" and image.backing is None:
+        return image
+    return image if image.format == "qcow2" else None
+
+
+def _write_empty(handle: FileHandle, image: ImageInfo, name: str) -> None:
+    """Put an empty image in place of an overwritten one."""
+    handle.truncate(0)
+    if image.format == "vmdk":
+        vmdk_create.create(handle, image.capacity, name=name)
+        return
+    features = image.features or frozenset()
+    options = CreateOptions(
+        capacity=image.capacity,
+        version=2 if image.compat is None else 3,
+        cluster_size=image.cluster_size,
+        lazy_refcounts="lazy_refcounts" in features,
+        extended_l2="extended_l2" in features,
+        backing=image.backing.name if image.backing else None,
+        backing_format=image.backing.format if image.backing else None,
+    )
+    qcow2_create.create(handle, options)

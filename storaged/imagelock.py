@@ -1,0 +1,188 @@
+"""QEMU's image locks: who has an image open, and keeping it out while we work on it.
+
+QEMU takes byte-range locks (open file description locks, shared) on the image file itself: byte
+``100 + i`` says that permission *i* is used, byte ``200 + i`` that it is not shared with others.
+Whoever sees a lock on the byte that contradicts its own wish keeps away.
+
+Source: observed of QEMU 7.2; its documentation calls it "image locking".
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from storaged.errors import VolumeBusy
+
+#: ``struct flock`` of 64-bit Linux: type, whence, start, length, pid
+_FLOCK = struct.Struct("hhqqi4x")
+_USED = 100
+_UNSHARED = 200
+#: The file system has no locks: QEMU goes on without them, and so do we.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_PROC = Path("/proc")
+
+
+class Permission(IntEnum):
+    """What a user of an image may do; the number selects the lock bytes."""
+
+    CONSISTENT_READ = 0
+    WRITE = 1
+    WRITE_UNCHANGED = 2
+    RESIZE = 3
+
+
+#: What one who changes an image needs, and what it does not let others do meanwhile.
+_WRITER_NEEDS = (Permission.CONSISTENT_READ, Permission.WRITE, Permission.RESIZE)
+_WRITER_REFUSES = (Permission.WRITE, Permission.RESIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has a file open.
+
+    :param command: its short name, at most 15 characters.
+    :param guest: name of the virtual machine, None if its arguments do not tell.
+    """
+
+    pid: int
+    command: str
+    writing: bool
+    guest: str | None = None
+
+    def __str__(self) -> str:
+        who = f"{self.command} (pid {self.pid})"
+        return f"virtual machine '{self.guest}', {who}" if self.guest else who
+
+
+def is_free(fd: int, *, writing: bool = True) -> bool:
+    """Tell whether nobody has the image open in a way that contradicts our use.
+
+    :param fd: the image, open for reading at least.
+    :param writing: False asks only whether somebody else writes.
+    """
+    needs = _WRITER_NEEDS if writing else (Permission.CONSISTENT_READ,)
+    refuses = _WRITER_REFUSES if writing else (Permission.WRITE,)
+    tested = [_UNSHARED + need for need in needs] + [_USED + refused for refused in refuses]
+    return not any(_is_locked(fd, byte) for byte in tested)
+
+
+def check(fd: int, volume: str, *, writing: bool = True) -> None:
+    """Refuse if a virtual machine, or another program with QEMU's locks, has the image open.
+
+    :param volume: its name, for the message.
+    :raise VolumeBusy: the advice names the processes.
+    """
+    if not is_free(fd, writing=writing):
+        raise busy(fd, volume)
+
+
+@contextmanager
+def hold(fd: int, volume: str, *, force: bool = False) -> Iterator[None]:
+    """Keep QEMU out while the image is written to.
+
+    :param fd: the image, open for reading and writing.
+    :param force: go on even if somebody has it open.
+    :raise VolumeBusy: somebody has it open, and not *force*.
+    """
+    taken = [_USED + need for need in _WRITER_NEEDS]
+    taken += [_UNSHARED + refused for refused in _WRITER_REFUSES]
+    # As in QEMU: show our own use first, then look at the others'; so two never both go on.
+    for byte in taken:
+        _lock(fd, byte, fcntl.F_RDLCK)
+    try:
+        if not force:
+            check(fd, volume)
+        yield
+    finally:
+        for byte in taken:
+            with suppress(OSError):  # the owner may have closed it, which unlocks as well
+                _lock(fd, byte, fcntl.F_UNLCK)
+
+
+def busy(fd: int, volume: str) -> VolumeBusy:
+    """Return the error for an image that is in use, with its users in the advice."""
+    status = os.fstat(fd)
+    own = os.getpid()
+    users = [user for user in holders(status.st_dev, status.st_ino) if user.pid != own]
+    writers = [user for user in users if user.writing]
+    named = ", ".join(map(str, writers or users)) or (
+        f"this process (pid {own}) itself, or by one that cannot be seen from here"
+    )
+    how = "for writing " if writers or not users else ""
+    return VolumeBusy(
+        f"volume '{volume}' is still in use.",
+        advice=f"It is open {how}by {named}. Stop that first, or work on a clone.",
+    )
+
+
+def holders(device: int, inode: int) -> tuple[Holder, ...]:
+    """Return the processes that have a file open, by pid; those we may not look into are missing.
+
+    :param device: ``st_dev`` of the file.
+    :param inode: ``st_ino`` of the file.
+    """
+    found = []
+    for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdigit()):  # noqa: PTH208
+        with suppress(OSError):
+            modes = list(_open_modes(pid, device, inode))
+            if modes:
+                writing = any(mode & os.O_ACCMODE != os.O_RDONLY for mode in modes)
+                command = (_PROC / f"{pid}/comm").read_text(errors="replace").strip()
+                found.append(Holder(pid, command, writing, _guest(pid)))
+    return tuple(found)
+
+
+def _open_modes(pid: int, device: int, inode: int) -> Iterator[int]:
+    """Yield the open flags of each descriptor of a process that is the file.
+
+    fdinfo names the inode without asking the file system, which may be a dead server's; only what
+    has the right number is then looked at.
+    """
+    for entry in (_PROC / f"{pid}/fdinfo").iterdir():
+        with suppress(OSError):
+            facts = dict(
+                line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line
+            )
+            if int(facts.get("ino", inode)) != inode:  # kernels before 5.14 do not tell
+                continue
+            status = (_PROC / f"{pid}/fd/{entry.name}").stat()
+            if (status.st_dev, status.st_ino) == (device, inode):
+                yield int(facts["flags"], 8)
+
+
+def _guest(pid: int) -> str | None:
+    """Return the value of QEMU's ``-name`` argument, which is ``NAME`` or ``guest=NAME,...``."""
+    with suppress(OSError, ValueError):
+        argv = (_PROC / f"{pid}/cmdline").read_bytes().split(b"\0")
+        value = argv[argv.index(b"-name") + 1].decode(errors="replace")
+        first = value.replace(",,", "\0").split(",")[0].replace("\0", ",")
+        return first.removeprefix("guest=") or None
+    return None
+
+
+def _is_locked(fd: int, byte: int) -> bool:
+    wanted = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted)
+    except OSError as err:
+        if err.errno in _NO_LOCKS:
+            return False
+        raise
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+def _lock(fd: int, byte: int, kind: int) -> None:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    except OSError as err:
+        # EAGAIN: somebody holds it exclusively; `check` tells so.
+        if err.errno not in _NO_LOCKS | {errno.EAGAIN, errno.EACCES}:
+            raise

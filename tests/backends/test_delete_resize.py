@@ -1,0 +1,220 @@
+"""Removing volumes and changing their capacity."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storaged.errors import (
+    InvalidArgument,
+    NoSuchVolume,
+    OperationInvalid,
+    OperationUnsupported,
+    StorageError,
+    SystemFailure,
+    VolumeBusy,
+)
+from storaged.formats import raw
+from storaged.model import VolumeRecord
+from tests.backends.conftest import Pool, new_job
+from tests.formats import qemu
+
+MIB = 1 << 20
+
+
+def delete(pool: Pool, record: VolumeRecord, *, force: bool = False) -> None:
+    pool.backend.delete(record, new_job(), force=force)
+
+
+def resize(pool: Pool, record: VolumeRecord, capacity: int, **options: bool) -> VolumeRecord:
+    return pool.backend.resize(record, capacity, new_job(), **options)
+
+
+# Delete
+
+
+def test_delete(pool: Pool) -> None:
+    for format in ("raw", "qcow2", "dir"):
+        delete(pool, pool.create("x", MIB, format=format))
+        assert pool.names() == []
+
+
+def test_delete_what_is_gone(pool: Pool) -> None:
+    for format in ("raw", "dir"):
+        record = pool.create("x", 0, format=format)
+        delete(pool, record)
+        delete(pool, record)
+
+
+def test_delete_a_link_not_what_it_leads_to(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/file").write_text("precious")
+    for target in ("outside", "outside/file"):
+        (pool.path / "link").symlink_to(tmp_path / target)
+        delete(pool, pool.look("link"))
+        assert pool.names() == []
+    assert (tmp_path / "outside/file").read_text() == "precious"
+
+
+def test_delete_damaged(pool: Pool) -> None:
+    (pool.path / "bad").write_bytes(b"QFI\xfb\0\0\0\3" + bytes(56))
+    delete(pool, pool.look("bad"))
+    assert pool.names() == []
+
+
+def test_delete_full_directory(pool: Pool) -> None:
+    (pool.path / "sub").mkdir()
+    (pool.path / "sub/file").touch()
+    with pytest.raises(SystemFailure) as caught:
+        delete(pool, pool.look("sub"))
+    assert str(caught.value) == (f"cannot remove directory '{pool.path}/sub': Directory not empty")
+    assert caught.value.advice == "It holds files: only an empty directory is deleted."
+
+
+def test_delete_ploop(pool: Pool) -> None:
+    (pool.path / "ct").mkdir()
+    for name in ("root.hds", "DiskDescriptor.xml"):
+        (pool.path / "ct" / name).touch()
+    delete(pool, pool.look("ct"))
+    assert pool.names() == []
+
+
+def test_delete_what_runs(pool: Pool, storage_daemon: Any) -> None:
+    record = pool.create("disk", MIB, format="qcow2")
+    pid = storage_daemon(pool.path / "disk", read_only=True)
+    with pytest.raises(VolumeBusy) as caught:
+        delete(pool, record)
+    assert caught.value.message.endswith("volume 'disk' is still in use.")
+    assert f"(pid {pid})" in (caught.value.advice or "")
+    assert pool.names() == ["disk"]
+    delete(pool, record, force=True)
+    assert pool.names() == []
+
+
+# Resize
+
+
+def test_raw(pool: Pool) -> None:
+    record = pool.create("disk", MIB)
+    (pool.path / "disk").write_bytes(b"x" * MIB)
+    grown = resize(pool, record, 2 * MIB)
+    assert (grown.capacity, grown.allocation) == (2 * MIB, MIB)
+    shrunk = resize(pool, grown, MIB // 2, shrink=True)
+    assert shrunk.capacity == MIB // 2
+    assert (pool.path / "disk").read_bytes() == b"x" * (MIB // 2)
+
+
+def test_raw_with_allocation(pool: Pool) -> None:
+    record = resize(pool, pool.create("disk", MIB), 4 * MIB, allocate=True)
+    assert (record.capacity, record.allocation) == (4 * MIB, 3 * MIB)
+
+
+def test_same_size_is_done_already(pool: Pool) -> None:
+    for format in ("raw", "qcow2", "vmdk"):
+        record = pool.create(format, MIB, format=format)
+        assert resize(pool, record, MIB) == record
+
+
+def test_shrinking_must_be_wished(pool: Pool) -> None:
+    record = pool.create("disk", MIB)
+    with pytest.raises(InvalidArgument, match="unless shrink flag explicitly specified"):
+        resize(pool, record, 1)
+
+
+def test_no_space_leaves_the_old_size(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = pool.create("disk", MIB)
+
+    def allocate(handle: Any, _start: int, end: int, _checkpoint: object) -> None:
+        handle.truncate(end)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(raw, "allocate", allocate)
+    with pytest.raises(SystemFailure, match="No space left"):
+        resize(pool, record, 4 * MIB, allocate=True)
+    assert pool.look("disk").capacity == MIB
+
+
+@pytest.mark.parametrize("compat", ["0.10", "1.1"])
+def test_qcow2(pool: Pool, compat: str) -> None:
+    record = pool.create("disk", MIB, format="qcow2", compat=compat)
+    qemu.io(pool.path / "disk", "write -P 5 0 64k")
+    grown = resize(pool, record, 100 * MIB + 1)
+    assert grown.capacity == 100 * MIB + 512
+    assert qemu.info(pool.path / "disk")["virtual-size"] == grown.capacity
+    qemu.io(pool.path / "disk", "read -P 5 0 64k", "write -P 6 99M 64k")
+    qemu.check(pool.path / "disk")
+
+
+@pytest.mark.parametrize(
+    ("format", "capacity", "options", "text"),
+    [
+        ("qcow2", MIB // 2, {"shrink": True}, "cannot be made smaller natively"),
+        ("qcow2", 2 * MIB, {"allocate": True}, "preallocate is only supported for raw type volume"),
+        ("vmdk", 2 * MIB, {}, "volumes of format 'vmdk' cannot be resized"),
+        ("dir", 2 * MIB, {}, "volumes of format 'dir' cannot be resized"),
+    ],
+)
+def test_what_cannot_be_resized(
+    pool: Pool, format: str, capacity: int, options: dict[str, bool], text: str
+) -> None:
+    record = pool.create("disk", MIB, format=format)
+    with pytest.raises(OperationUnsupported, match=text):
+        resize(pool, record, capacity, **options)
+
+
+@pytest.mark.slow
+def test_raw_with_luks_keeps_its_header(pool: Pool) -> None:
+    secret = ("--object", "secret,id=s,data=word")
+    qemu.run(
+        "qemu-img", "create", "-f", "luks", *secret, "-o", "key-secret=s,iter-time=10",
+        pool.path / "secret", "1M",
+    )  # fmt: skip
+    record = pool.look("secret")
+    assert record.capacity == MIB
+    grown = resize(pool, record, 4 * MIB)
+    assert grown.capacity == 4 * MIB
+    assert grown.physical - grown.capacity == record.physical - record.capacity
+    told = qemu.info(pool.path / "secret")
+    assert (told["format"], told["virtual-size"]) == ("luks", 4 * MIB)
+
+
+def test_what_is_there_counts_not_what_was_known(pool: Pool) -> None:
+    record = pool.create("disk", MIB)
+    os.truncate(pool.path / "disk", 4 * MIB)
+    with pytest.raises(InvalidArgument):
+        resize(pool, record, 2 * MIB)
+    (pool.path / "disk").unlink()
+    with pytest.raises(NoSuchVolume):
+        resize(pool, record, 2 * MIB)
+
+
+def test_damaged(pool: Pool) -> None:
+    (pool.path / "bad").write_bytes(b"QFI\xfb\0\0\0\3" + bytes(56))
+    with pytest.raises(OperationInvalid, match="volume 'bad' cannot be resized"):
+        resize(pool, pool.look("bad"), MIB)
+
+
+def test_resize_what_runs(pool: Pool, storage_daemon: Any) -> None:
+    record = pool.create("disk", MIB, format="qcow2")
+    storage_daemon(pool.path / "disk")
+    before = (pool.path / "disk").read_bytes()
+    with pytest.raises(VolumeBusy):
+        resize(pool, record, 2 * MIB)
+    assert (pool.path / "disk").read_bytes() == before
+
+
+def test_errors_are_ours(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = pool.create("disk", MIB)
+
+    def refuse(*_args: object) -> None:
+        raise OSError(errno.EIO, "bad disk")
+
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    with pytest.raises(StorageError) as caught:
+        resize(pool, record, 2 * MIB)
+    expected = f"Failed to resize file '{pool.path}/disk': Input/output error"
+    assert str(caught.value) == expected
