@@ -57,7 +57,8 @@ def describe(record: VolumeRecord, directory: int, target: str) -> VolumeDef:
         timestamps=timestamps,
         encryption=Encryption(image.encryption) if image and image.encryption else None,
         compat=image.compat if image else None,
-        cluster_size=image.cluster_size if image else 0,
+        # libvirt tells the cluster size of qcow2 only
+        cluster_size=image.cluster_size if image and image.format == "qcow2" else 0,
         features=image.features if image else None,
         backing=_backing(image.backing, directory, target) if image and image.backing else None,
     )

@@ -24,7 +24,8 @@ STAMP = struct.Struct("=QQqqq")
 OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 #: A directory that holds both is a ploop image.
 PLOOP_FILES = ("root.hds", "DiskDescriptor.xml")
-_BLOCK = 512
+#: What ``st_blocks`` counts, in bytes.
+BLOCK = 512
 _MAX_SHARED = 4096
 
 
@@ -40,7 +41,7 @@ def update_allocation(record: VolumeRecord, status: os.stat_result) -> VolumeRec
 
     Delayed allocation changes them without changing any time.
     """
-    allocation = status.st_blocks * _BLOCK
+    allocation = status.st_blocks * BLOCK
     if record.type is not VolumeType.FILE or record.allocation == allocation:
         return record
     return replace(record, allocation=allocation)
@@ -73,11 +74,11 @@ class Recorder:
         permissions = self.permissions(status)
         if image is None:
             return VolumeRecord(
-                name, size, status.st_blocks * _BLOCK, size, "raw", VolumeType.FILE,
+                name, size, status.st_blocks * BLOCK, size, "raw", VolumeType.FILE,
                 stamp_of(status), permissions,
             )  # fmt: skip
         return self._of_image(
-            image, name, status.st_blocks * _BLOCK, size, stamp_of(status), permissions
+            image, name, status.st_blocks * BLOCK, size, stamp_of(status), permissions
         )
 
     def of_device(self, name: str, fd: int, status: os.stat_result) -> VolumeRecord:
@@ -105,7 +106,7 @@ class Recorder:
         return VolumeRecord(
             name,
             capacity=image.capacity if image else disk.st_size,
-            allocation=disk.st_blocks * _BLOCK,
+            allocation=disk.st_blocks * BLOCK,
             physical=disk.st_size,
             format="ploop",
             type=VolumeType.PLOOP,
@@ -128,7 +129,7 @@ class Recorder:
         size = status.st_size
         permissions = self.permissions(status)
         return VolumeRecord(
-            name, size, status.st_blocks * _BLOCK, size, "raw",
+            name, size, status.st_blocks * BLOCK, size, "raw",
             permissions=permissions, problem=problem,
         )  # fmt: skip
 
