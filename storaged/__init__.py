@@ -72,6 +72,9 @@ if TYPE_CHECKING:
     from storaged.settings import PoolPolicy
     from storaged.storage import Storage
     from storaged.storage import open_storage as open
+    from storaged.volumehandle import Volume
+    from storaged.worker import Limits
+    from storaged.worker import Limits
 
 __version__ = VERSION
 
@@ -107,6 +110,7 @@ _HOMES = {
     "Sink": "backend",
     "Source": "backend",
     "Backend": "backend",
+    "Limits": "worker",
     "StorageError": "errors",
     "InternalError": "errors",
     "CommandFailed": "errors",
@@ -167,6 +171,7 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "Sink",
     "Source",
     "Backend",
+    "Limits",
     "StorageError",
     "InternalError",
     "CommandFailed",
@@ -198,14 +203,16 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
 ]
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'storaged' has no attribute {name!r}")
-    module, _, original = home.partition(":")
-    found = getattr(importlib.import_module(f"storaged.{module}"), original or name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # a type checker would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'storaged' has no attribute {name!r}")
+        module, _, original = home.partition(":")
+        found = getattr(importlib.import_module(f"storaged.{module}"), original or name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

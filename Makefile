@@ -1,0 +1,52 @@
+# The commands of a developer; `make help` lists them. CI calls `make test` and nothing else.
+
+VENV ?= .venv
+PYTHON ?=
+PYTEST = $(VENV)/bin/python -m pytest
+# the tests do not depend on each other: as many at a time as there are processors
+JOBS ?= $(shell nproc)
+# for the targets that take some: make check ARGS="-k qcow2 -x"
+ARGS ?=
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run lint check check-pythons test coverage bench clean
+
+help: ## List what make can do here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: tools (as root, with apt), the virtual environment, storaged
+	@packaging/setup.sh $(VENV)
+
+run: setup ## Show storagectl at work in a root of its own, demo-root/
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" docs/demo.sh
+
+lint: setup ## Run ruff and mypy
+	@$(PYTEST) -q tests/test_linters.py $(ARGS)
+
+check: setup ## Run linters, types and the quick tests: under a minute, for every change
+	@$(PYTEST) -q -n $(JOBS) -m "not slow and not install" $(ARGS)
+
+check-pythons: ## Run the quick tests with every Python >= 3.11 on this machine
+	@set -e; packaging/pythons.sh | while read -r version python; do \
+	    echo "== $$python"; \
+	    packaging/setup.sh .venv-$$version "$$python"; \
+	    .venv-$$version/bin/python -m pytest -q -n $(JOBS) -m "not slow and not install" \
+	        --ignore tests/test_linters.py $(ARGS) </dev/null; \
+	done
+
+test: setup ## Run everything: linters, types, all tests, the built wheel
+	@$(PYTEST) -n $(JOBS) $(ARGS)
+
+coverage: setup ## Run all tests but the installation and show the lines that none reached
+	@$(VENV)/bin/python -m coverage run -m pytest -q -m "not install" $(ARGS)
+	@$(VENV)/bin/python -m coverage report --skip-covered --show-missing
+
+bench: setup ## Measure against the goals; ARGS="--json FILE --directory DIR --only NAME"
+	@$(VENV)/bin/python -m tests.bench $(ARGS)
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .venv-* demo-root build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	    .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+#!/bin/sh
+# Make this checkout ready to work in: the tools that tests call, and a virtual environment with
+# storaged (editable) and the development tools. It says nothing and ends at once if all is there.
+#
+#     packaging/setup.sh [VENV [PYTHON]]
+#
+# Root installs missing Debian packages; an ordinary user is told which tests will be skipped.
+set -eu
+cd "$(dirname "$0")/.."
+PATH=$PATH:/usr/sbin:/sbin
+venv=${1:-.venv}
+[ $# -lt 2 ] || PYTHON=$2
+export PYTHON="${PYTHON:-}"
+
+# command, Debian package
+tools='
+qemu-img            qemu-utils
+qemu-storage-daemon qemu-system-common
+mkfs.ext4           e2fsprogs
+mkfs.xfs            xfsprogs
+mkfs.btrfs          btrfs-progs
+setfacl             acl
+losetup             mount
+'
+
+missing_packages() {
+    echo "$tools" | while read -r tool package; do
+        [ -z "$tool" ] || command -v "$tool" >/dev/null || echo "$package"
+    done
+}
+
+may_install() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+}
+
+# apt_install PACKAGE...: fetch the lists of packages only if they are missing or too old.
+apt_install() {
+    echo "setup: installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -qq --no-install-recommends "$@" >"$log" 2>&1 ||
+        { quietly apt-get update -qq &&
+            quietly apt-get install -qq --no-install-recommends "$@"; }
+}
+
+install_tools() {
+    packages=$(missing_packages)
+    [ -n "$packages" ] || return 0
+    # shellcheck disable=SC2086
+    if may_install && apt_install $packages; then return 0; fi
+    echo "setup: the tests that need these Debian packages will be skipped:" $packages >&2
+}
+
+find_python() {
+    python=$(packaging/pythons.sh | head -n 1 | cut -d ' ' -f 2-)
+    if [ -z "$python" ] && may_install; then
+        apt_install python3 python3-venv
+        python=$(packaging/pythons.sh | head -n 1 | cut -d ' ' -f 2-)
+    fi
+    [ -n "$python" ] && return
+    echo "setup: no Python >= 3.11 with venv and ensurepip was found." >&2
+    echo "On Debian: apt-get install python3 python3-venv. Or name one: make setup PYTHON=..." >&2
+    exit 1
+}
+
+# quietly COMMAND...: show what it printed only if it fails.
+quietly() {
+    if "$@" >"$log" 2>&1; then return 0; fi
+    tail -n 40 "$log" >&2
+    return 1
+}
+
+make_venv() {
+    find_python
+    echo "setup: making $venv with $python"
+    rm -rf "$venv"
+    quietly "$python" -m venv "$venv"
+    # --group came with pip 25.1
+    quietly "$venv/bin/python" -m pip install --upgrade 'pip>=25.1'
+    # compat: a plain path entry. Type checkers and editors follow it, and it does not cost every
+    # program the 15 ms that setuptools' import hook does.
+    quietly "$venv/bin/python" -m pip install --config-settings editable_mode=compat \
+        --group dev --editable .
+    touch "$venv/.ready"
+}
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+install_tools
+if [ ! -e "$venv/.ready" ] || [ pyproject.toml -nt "$venv/.ready" ]; then make_venv; fi

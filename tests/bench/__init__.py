@@ -1,0 +1,1 @@
+"""What storaged costs, measured against its goals: ``python -m tests.bench`` or ``make bench``."""

@@ -1,0 +1,74 @@
+"""The benchmark itself: its table, and that every group still runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.bench import images, memory, programs, scans, transfers, volumes
+from tests.bench.__main__ import GROUPS
+from tests.bench.measure import Report, Row, file_system
+
+
+def test_row() -> None:
+    row = Row("create", median=2.0, least=1.0, count=3, reference=4.0, goal=1.5)
+    assert row.ratio == 0.5
+    assert row.met is False
+    assert Row("list", 1.0, 1.0, 1).met is None
+
+
+def test_report(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    report = Report(stream)
+    report.head()
+    report.samples("quick", [3.0, 1.0, 2.0], durability="full", reference=4.0, goal=2.5)
+    report.samples("slow", [3.0], goal=2.5)
+    head, quick, slow = stream.getvalue().splitlines()
+    assert quick.split() == ["quick", "full", "2.000", "1.000", "3", "ms", "4", "0.50", "2.5"]
+    assert slow.endswith("missed")
+    assert head.index("median") + len("median") == quick.index("2.000") + len("2.000")
+    report.save(tmp_path / "figures.json", tmp_path)
+    saved = json.loads((tmp_path / "figures.json").read_text())
+    assert [(row["name"], row["met"]) for row in saved["rows"]] == [
+        ("quick", True),
+        ("slow", False),
+    ]
+    assert saved["file_system"] == file_system(tmp_path)
+
+
+def test_latencies_name_the_late_ones() -> None:
+    report = Report(io.StringIO())
+    report.latencies("query", [1.0] * 98 + [5.0, 9.0])
+    assert [row.median for row in report.rows] == [1.0, 9.0]
+
+
+def test_file_system() -> None:
+    assert file_system(Path("/proc/self")) == "proc"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GROUPS)
+def test_group_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "COUNT", 20)
+    monkeypatch.setattr(scans, "ROUNDS", 2)
+    monkeypatch.setattr(scans, "SAMPLE", 5)
+    monkeypatch.setattr(volumes, "CREATES", 3)
+    monkeypatch.setattr(volumes, "CLONE_SIZE", 2 << 20)
+    monkeypatch.setattr(transfers, "SIZE", 2 << 20)
+    monkeypatch.setattr(programs, "ROUNDS", 1)
+    monkeypatch.setattr(memory, "COUNT", 20)
+    report = Report(io.StringIO())
+    GROUPS[name](report, tmp_path)
+    assert report.rows
+    assert all(row.median >= 0 for row in report.rows)
+
+
+def test_images_are_sparse_and_valid(tmp_path: Path) -> None:
+    images.fill(tmp_path / "some", 4, images.Template.make(tmp_path))
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "some").iterdir()}
+    assert sizes["disk-000000.raw"] == 1 << 30
+    qcow2 = tmp_path / "some" / "disk-000001.qcow2"
+    assert qcow2.read_bytes() == (tmp_path / "template" / "template.qcow2").read_bytes()
