@@ -16,10 +16,11 @@ export PYTHON
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: tools (as root, with apt), the virtual environment, storaged
-	@packaging/setup.sh $(VENV)
+setup: ## Install what tests need too: programs (as root, with apt), the virtual environment
+	@packaging/setup.sh --tools $(VENV)
 
-run: setup ## Show storagectl at work in a root of its own, demo-root/
+run: ## Install storaged into .venv and show storagectl at work in a root of its own, demo-root/
+	@packaging/setup.sh $(VENV)
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" docs/demo.sh
 
 lint: setup ## Run ruff and mypy

@@ -1,12 +1,18 @@
 #!/bin/sh
-# Make this checkout ready to work in: the tools that tests call, and a virtual environment with
-# storaged (editable) and the development tools. It says nothing and ends at once if all is there.
+# Make this checkout ready to work in: a virtual environment with storaged (editable) and the
+# development tools, and for tests the programs that they call. It says nothing and ends at once if
+# all is there.
 #
-#     packaging/setup.sh [VENV [PYTHON]]
+#     packaging/setup.sh [--tools] [VENV [PYTHON]]
 #
 # Root installs missing Debian packages; an ordinary user is told which tests will be skipped.
 set -eu
 cd "$(dirname "$0")/.."
+tools_too=no
+if [ "${1:-}" = --tools ]; then
+    tools_too=yes
+    shift
+fi
 PATH=$PATH:/usr/sbin:/sbin
 venv=${1:-.venv}
 [ $# -lt 2 ] || PYTHON=$2
@@ -21,6 +27,11 @@ mkfs.xfs            xfsprogs
 mkfs.btrfs          btrfs-progs
 setfacl             acl
 losetup             mount
+virsh               libvirt-clients
+libvirtd            libvirt-daemon
+cryptsetup          cryptsetup-bin
+zsh                 zsh
+fish                fish
 '
 
 missing_packages() {
@@ -85,5 +96,5 @@ make_venv() {
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-install_tools
+[ "$tools_too" = no ] || install_tools
 if [ ! -e "$venv/.ready" ] || [ pyproject.toml -nt "$venv/.ready" ]; then make_venv; fi
