@@ -1,0 +1,1 @@
+"""storagectl: the command line. It uses the public library only; nothing imports it."""
