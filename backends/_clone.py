@@ -19,7 +19,7 @@ from storaged.errors import (
     SystemFailure,
     system_errors,
 )
-from storaged.formats import qcow2_grow, raw
+from storaged.formats import raw
 from storaged.formats.file import FileHandle
 from storaged.formats.handle import Checkpoint
 from storaged.formats.image import ImageInfo
@@ -108,7 +108,9 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
                 handle.truncate(max(handle.size(), (source.physical or source.capacity) + growth))
             else:
                 with format_errors(volume.name):
-                    qcow2_grow.grow(handle, volume.capacity)
+                    from storaged.backends import _writers
+
+                    _writers.grow(handle, volume.capacity)
         job.checkpoint()
 
 

@@ -19,15 +19,15 @@ from storaged.backends._newfile import (
     taken_names,
 )
 from storaged.errors import NameTaken, SystemFailure, system_errors
-from storaged.formats import qcow2_create, raw, syscalls, vmdk_create
+from storaged.formats import raw, syscalls
 from storaged.formats.file import FileHandle
-from storaged.formats.qcow2_create import CreateOptions, Preallocation
 from storaged.job import Job
 from storaged.model import Permissions, PoolDef, VolumeDef, VolumeRecord, VolumeType
 
 #: libvirt's mode for a volume that asks for none.
 DEFAULT_MODE = 0o600
-_DEFAULT_CLUSTER = 65536
+#: Formats with a header to write.
+_IMAGES = ("qcow2", "vmdk")
 
 
 class CreatesFiles(OpensImages, CreatesVolumes):
@@ -53,9 +53,10 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             volume = settle_backing(volume, directory, self.target)
             _plan.check_rest(volume)
             self._check_nocow(directory, volume)
-            if volume.format == "qcow2":
-                with format_errors(volume.name):
-                    qcow2_create.check(_qcow2_options(volume, preallocate_metadata))
+            if volume.format in _IMAGES:
+                from storaged.backends import _writers
+
+                _writers.check(volume, preallocate_metadata=preallocate_metadata)
             return volume
 
     def create(
@@ -136,11 +137,11 @@ class CreatesFiles(OpensImages, CreatesVolumes):
                 )
             return
         with format_errors(volume.name), system_errors(f"cannot fill file '{path}'"):
-            if volume.format == "vmdk":
-                vmdk_create.create(handle, volume.capacity, name=volume.name)
-            else:
-                options = _qcow2_options(volume, preallocate_metadata)
-                qcow2_create.create(handle, options, job.checkpoint)
+            from storaged.backends import _writers
+
+            _writers.write(
+                handle, volume, job.checkpoint, preallocate_metadata=preallocate_metadata
+            )
 
     def _make_directory(self, directory: int, volume: VolumeDef) -> None:
         with taken_names(self.path_of(volume.name), volume.name):
@@ -172,22 +173,3 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             if volume.format == "raw":
                 text, number = _plan.no_nocow(self.path_of(volume.name))
                 raise SystemFailure(text, number) from err
-
-
-def _qcow2_options(volume: VolumeDef, preallocate_metadata: bool) -> CreateOptions:
-    features = volume.features or frozenset()
-    backing = volume.backing
-    preallocation = Preallocation.OFF
-    if preallocate_metadata:
-        full = volume.allocation is None or volume.allocation >= volume.capacity
-        preallocation = Preallocation.FALLOC if full else Preallocation.METADATA
-    return CreateOptions(
-        capacity=volume.capacity,
-        version=2 if volume.compat == "0.10" else 3,
-        cluster_size=volume.cluster_size or _DEFAULT_CLUSTER,
-        lazy_refcounts="lazy_refcounts" in features,
-        extended_l2="extended_l2" in features,
-        backing=os.fsencode(backing.path) if backing else None,
-        backing_format=backing.format if backing else None,
-        preallocation=preallocation,
-    )

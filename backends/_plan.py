@@ -18,7 +18,6 @@ from storaged.errors import (
     OperationInvalid,
     Unsupported,
 )
-from storaged.formats.vmdk import MAX_CAPACITY
 from storaged.model import Encryption, VolumeDef, VolumeType
 
 #: What is made natively; the others have to wait for conversion through QEMU.
@@ -108,11 +107,6 @@ def check_rest(volume: VolumeDef) -> None:
         raise ConfigUnsupported("cluster size only available with qcow2")
     if kind == "vmdk" and volume.backing is not None:
         raise ConfigUnsupported("backing storage not supported for vmdk volumes")
-    if kind == "vmdk" and not 0 < volume.capacity <= MAX_CAPACITY:
-        raise ConfigUnsupported(
-            f"capacity of a vmdk volume must be from 1 to {MAX_CAPACITY} bytes,"
-            f" not {volume.capacity}"
-        )
 
 
 def settle(volume: VolumeDef, path: str, compat_level: int) -> VolumeDef:

@@ -8,7 +8,7 @@ from typing import Any
 from storaged.backend import Resizes
 from storaged.backends._image import OpensImages, check_sound, format_errors
 from storaged.errors import InvalidArgument, OperationUnsupported, system_errors
-from storaged.formats import qcow2_grow, raw
+from storaged.formats import raw
 from storaged.formats.file import FileHandle
 from storaged.job import Job
 from storaged.model import VolumeRecord
@@ -46,7 +46,9 @@ class ResizesFiles(OpensImages, Resizes):
                         _resize_raw(handle, length, job, allocate=allocate)
                     else:
                         with format_errors(volume.name):
-                            qcow2_grow.grow(handle, capacity)
+                            from storaged.backends import _writers
+
+                            _writers.grow(handle, capacity)
                     self.sync(fd)
             return self.read_again(directory, volume.name)
 

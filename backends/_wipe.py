@@ -18,10 +18,8 @@ from storaged.backend import WipeAlgorithm, Wipes
 from storaged.backends._image import OpensImages, format_errors
 from storaged.backends._passes import PASSES, run_pass
 from storaged.errors import ArgumentUnsupported, OperationUnsupported, system_errors
-from storaged.formats import qcow2_create, vmdk_create
 from storaged.formats.file import FileHandle
 from storaged.formats.image import ImageInfo, ImageState
-from storaged.formats.qcow2_create import CreateOptions
 from storaged.job import Job
 from storaged.model import VolumeRecord
 
@@ -55,7 +53,9 @@ class WipesFiles(OpensImages, Wipes):
                 _overwrite(handle, algorithm, job, header=_HEADER if image else 0)
                 if image is not None:
                     with format_errors(volume.name):
-                        _write_empty(handle, image, volume.name)
+                        from storaged.backends import _writers
+
+                        _writers.write_empty(handle, image, volume.name)
                 self.sync(fd)
             return self.read_again(directory, volume.name)
 
@@ -100,22 +100,3 @@ def _recreated(volume: VolumeRecord) -> ImageInfo | None:
     if image.format == "vmdk" and image.backing is None:
         return image
     return image if image.format == "qcow2" else None
-
-
-def _write_empty(handle: FileHandle, image: ImageInfo, name: str) -> None:
-    """Put an empty image in place of an overwritten one."""
-    handle.truncate(0)
-    if image.format == "vmdk":
-        vmdk_create.create(handle, image.capacity, name=name)
-        return
-    features = image.features or frozenset()
-    options = CreateOptions(
-        capacity=image.capacity,
-        version=2 if image.compat is None else 3,
-        cluster_size=image.cluster_size,
-        lazy_refcounts="lazy_refcounts" in features,
-        extended_l2="extended_l2" in features,
-        backing=image.backing.name if image.backing else None,
-        backing_format=image.backing.format if image.backing else None,
-    )
-    qcow2_create.create(handle, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from storaged.formats.image import BackingRef, ImageInfo, ImageState
 from storaged.formats.qcow2_create import CreateOptions, create
 from storaged.formats.signatures import FOREIGN, PREFIXES, SIGNATURES
 from storaged.formats.window import HEAD_LIMIT, TAIL_LIMIT, Window
-from tests.formats import qemu
+from tests.formats import cryptsetup, qemu
 from tests.formats.memory import MemoryHandle
 from tests.formats.zoo import cases
 
@@ -98,17 +97,10 @@ def test_what_qemu_makes_and_libvirt_calls_raw(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("cryptsetup") is None, reason="cryptsetup is not installed")
+@cryptsetup.needed
 @pytest.mark.parametrize("version", [1, 2])
 def test_luks(tmp_path: Path, version: int) -> None:
-    path = tmp_path / "image"
-    path.write_bytes(bytes(64 << 20))
-    subprocess.run(
-        ["cryptsetup", "luksFormat", "--batch-mode", "--type", f"luks{version}", "--pbkdf",
-         "pbkdf2", "--pbkdf-force-iterations", "1000", str(path), "-"],
-        input=b"passphrase", check=True,
-    )  # fmt: skip
-    seen = probed(path)
+    seen = probed(cryptsetup.create(tmp_path / "image", 64 << 20, version=version))
     assert seen.format == "raw"
     if version == 1:
         assert (seen.encryption, seen.state) == ("luks", ImageState.OK)
