@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,8 +22,9 @@ from storaged.events import Events
 from storaged.job import Job
 from storaged.model import PoolDef
 from storaged.paths import Paths
-from storaged.pool import Phase, PoolObject, Services
+from storaged.pool import PoolObject
 from storaged.poolcalls import PoolCalls
+from storaged.poolstate import Phase, Services
 from storaged.registry import Registry
 from storaged.settings import PolicyStore
 from storaged.state import LoadedPool, StateStore
@@ -65,8 +67,8 @@ class Driver(PoolCalls, VolumeCalls):
         return self._problems
 
     def jobs(self) -> list[Job[Any]]:
-        """Return the jobs under way, the oldest first."""
-        found = {job.id: job for pool in self._table.all() for job in list(pool.jobs.values())}
+        """Return the jobs under way on pools and volumes, the oldest first."""
+        found = {job.id: job for pool in self._table.all() for job in pool.under_way()}
         return [found[number] for number in sorted(found)]
 
     def job(self, number: int) -> Job[Any]:
@@ -80,7 +82,10 @@ class Driver(PoolCalls, VolumeCalls):
         raise InvalidArgument(f"no job with id {number} is under way")
 
     def autostart(self) -> None:
-        """Start the pools that are to be started at boot, once a boot. What fails is a problem."""
+        """Start the pools that are to be started at boot, once a boot. What fails is a problem.
+
+        Storage that shows no sign of life for `OPEN_PATIENCE` is not waited for.
+        """
         if not self._services.store.needs_autostart():
             return
         self._services.store.mark_autostarted()
@@ -90,11 +95,10 @@ class Driver(PoolCalls, VolumeCalls):
                 with suppress(StorageError):
                     started.append((pool, self.pool_start(pool.ref)))
         for pool, job in started:
-            try:
-                job.result()
-            except StorageError as err:
-                with pool.lock:
-                    pool.problem("autostart", f"autostart failed: {err.message}")
+            job.on_end(partial(_note_autostart, pool, job))
+        for _, job in started:
+            while not job.wait(0.05) and job.silent_for() < OPEN_PATIENCE:
+                pass
 
     def close(self) -> None:
         """Cancel what is under way, wait for it within a bound, and let other engines in.
@@ -104,12 +108,16 @@ class Driver(PoolCalls, VolumeCalls):
         if self.closed:
             return
         self.closed = True
-        under_way = self.jobs()
+        self._services.closed.set()
+        scans = [job for volumes in self._table.volumes() for job in volumes.scans.under_way()]
+        under_way: list[Job[Any]] = [*self.jobs(), *scans]
         for job in under_way:
             job.cancel()
         deadline = time.monotonic() + CLOSE_PATIENCE
         for job in under_way:
             job.wait(max(deadline - time.monotonic(), 0))
+        # What did not end in time must not write into what is another engine's from now on.
+        self._services.store.readonly = True
         if self._held is not None:
             self._held.release()
 
@@ -171,11 +179,7 @@ class Driver(PoolCalls, VolumeCalls):
                 pool.publish()
             return []
         if live:
-            anchor = self._services.store.read_anchor(pool.ref.uuid)
-            if not isinstance(backend, Anchored):
-                return []
-            if anchor is not None:
-                backend.hold(anchor)
+            if not isinstance(backend, Anchored) or self._held_anchor(pool, backend):
                 return []
         elif not first:
             return []
@@ -184,6 +188,18 @@ class Driver(PoolCalls, VolumeCalls):
             pool.workers.submit(job, lambda _job: self._look_whether_active(pool, live=live))
             return [job]
         return []
+
+    def _held_anchor(self, pool: PoolObject, backend: Anchored) -> bool:
+        """Have a backend hold what was kept of its target; tell whether there was anything."""
+        try:
+            anchor = self._services.store.read_anchor(pool.ref.uuid)
+            if anchor is not None:
+                backend.hold(anchor)
+        except StorageError as err:
+            with pool.lock:
+                pool.problem("anchor", f"taken as it is now, because {err.message}")
+            return False
+        return anchor is not None
 
     def _look_whether_active(self, pool: PoolObject, *, live: bool) -> None:
         backend, store = pool.backend, self._services.store
@@ -201,6 +217,13 @@ class Driver(PoolCalls, VolumeCalls):
         with pool.lock:
             if pool.phase is Phase.INACTIVE and not pool.removed:
                 pool.settle(Phase.ACTIVE)
+
+
+def _note_autostart(pool: PoolObject, job: Job[None]) -> None:
+    if job.error is not None:
+        why = job.error.message if isinstance(job.error, StorageError) else repr(job.error)
+        with pool.lock:
+            pool.problem("autostart", f"autostart failed: {why}")
 
 
 def open_driver(

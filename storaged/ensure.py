@@ -6,15 +6,26 @@ told, not changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import time
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from typing import Generic, TypeVar
 
 from storaged.driver import Driver
-from storaged.errors import NoSuchPool, NoSuchVolume, VolumeExists
-from storaged.model import PoolDef, PoolRef, Space, VolumeDef, VolumeRef
-from storaged.poolxml import format_pool
+from storaged.errors import (
+    NoSuchPool,
+    NoSuchVolume,
+    OperationInvalid,
+    PoolBusy,
+    PoolExists,
+    VolumeExists,
+)
+from storaged.model import PoolDef, PoolRef, VolumeDef, VolumeRef
 
 T = TypeVar("T")
+
+#: How often a start is tried while others work on the pool, and how long each is waited for.
+_ATTEMPTS, _ATTEMPT_PATIENCE = 5, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +59,14 @@ def ensure_pool(driver: Driver, wanted: PoolDef, *, autostart: bool) -> Ensured[
     A pool of this name that is defined differently is started, but not redefined.
     """
     actions: list[str] = []
-    differences: tuple[Difference, ...] = ()
-    try:
-        ref = driver.pool_lookup_by_name(wanted.name)
-    except NoSuchPool:
-        ref = driver.pool_define(wanted)
+    ref = _defined(driver, wanted, actions)
+    found = driver.pool_definition(ref, inactive=True)
+    differences = _pool_differences(wanted, found)
+    info = driver.pool_state(ref)
+    if not info.persistent:
+        driver.pool_define(found)
         actions.append("defined")
-    else:
-        found = driver.pool_definition(ref, inactive=True)
-        differences = _pool_differences(wanted, found)
-        if not driver.pool_info(ref).persistent and not differences:
-            driver.pool_define(found)
-            actions.append("defined")
-    info = driver.pool_info(ref)
-    if not info.active:
-        # Building without flags makes a missing directory and never formats.
-        driver.pool_build(ref).result()
-        driver.pool_start(ref).result()
+    if not info.active and _start(driver, ref):
         actions.append("started")
     if autostart and not info.autostart:
         driver.pool_set_autostart(ref, autostart=True)
@@ -77,35 +79,72 @@ def ensure_volume(
 ) -> Ensured[VolumeRef]:
     """Have a volume there. One that is smaller than wanted grows; a larger one stays as it is."""
     actions: list[str] = []
+    wanted = replace(wanted, format=wanted.format or "raw")
     try:
         ref = driver.volume_lookup_by_name(pool, wanted.name)
     except NoSuchVolume:
         try:
-            ref = driver.volume_create(
-                pool, wanted, preallocate_metadata=preallocate_metadata
-            ).result()
+            job = driver.volume_create(pool, wanted, preallocate_metadata=preallocate_metadata)
+            ref = job.complete()
         except VolumeExists:  # somebody else was quicker
             ref = driver.volume_lookup_by_name(pool, wanted.name)
         else:
             return Ensured(ref, changed=True, actions=("created",))
     found = driver.volume_definition(ref)
     if wanted.format == found.format and found.capacity < wanted.capacity:
-        driver.volume_resize(ref, wanted.capacity).result()
+        driver.volume_resize(ref, wanted.capacity).complete()
         actions.append(f"grown from {found.capacity} to {wanted.capacity} bytes")
         found = driver.volume_definition(ref)
     return Ensured(ref, bool(actions), tuple(actions), _volume_differences(wanted, found))
 
 
+def _defined(driver: Driver, wanted: PoolDef, actions: list[str]) -> PoolRef:
+    """Return the pool of that name; it is defined if there is none."""
+    with suppress(NoSuchPool):
+        return driver.pool_lookup_by_name(wanted.name)
+    try:
+        ref = driver.pool_define(wanted)
+    except PoolExists:
+        with suppress(NoSuchPool):  # somebody else was quicker
+            return driver.pool_lookup_by_name(wanted.name)
+        raise
+    actions.append("defined")
+    return ref
+
+
+def _start(driver: Driver, ref: PoolRef) -> bool:
+    """Build and start a pool; tell whether it was this call that did so.
+
+    Building without flags makes a missing directory and never formats.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            driver.pool_build(ref).complete()
+            driver.pool_start(ref).complete()
+        except (OperationInvalid, PoolBusy):  # perhaps somebody else is about the same
+            if attempt == _ATTEMPTS - 1:
+                raise
+            for job in driver.jobs():
+                if job.pool == ref.name and job.volume is None:
+                    job.wait(_ATTEMPT_PATIENCE)
+            if driver.pool_state(ref).active:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+    raise AssertionError("unreachable")
+
+
 def _pool_differences(wanted: PoolDef, found: PoolDef) -> tuple[Difference, ...]:
     """Return the fields of a definition that differ; the uuid is not one of them."""
-    if format_pool(wanted, Space()) == format_pool(found, Space()):
-        return ()
     names = [field.name for field in fields(PoolDef) if field.name != "uuid"]
     return _differing(wanted, found, names)
 
 
 def _volume_differences(wanted: VolumeDef, found: VolumeDef) -> tuple[Difference, ...]:
-    names = ["capacity", "format"]
+    names = ["format"]
+    if not _fits(wanted, found):
+        names.insert(0, "capacity")
     if wanted.cluster_size:
         names.append("cluster_size")
     differences = list(_differing(wanted, found, names))
@@ -120,6 +159,14 @@ def _volume_differences(wanted: VolumeDef, found: VolumeDef) -> tuple[Difference
         if there != wanted.backing.path:
             differences.append(Difference("backing", wanted.backing.path, there))
     return tuple(differences)
+
+
+def _fits(wanted: VolumeDef, found: VolumeDef) -> bool:
+    """Tell whether a volume has the capacity that was asked for, or what that was rounded to."""
+    if not wanted.capacity and wanted.backing is not None:
+        return True  # that of the backing image
+    unit = 1 if wanted.format == "raw" else 1024
+    return 0 <= found.capacity - wanted.capacity < unit
 
 
 def _differing(wanted: object, found: object, names: list[str]) -> tuple[Difference, ...]:

@@ -45,7 +45,7 @@ class Events:
 
     def __init__(self) -> None:
         self._queue: deque[Event] = deque()
-        self._subscribers: tuple[Callable[[Event], None], ...] = ()
+        self._subscribers: dict[object, Callable[[Event], None]] = {}
         self._lock = threading.Lock()
         self._delivering = False
 
@@ -54,12 +54,13 @@ class Events:
 
         :returns: a function that ends the subscription.
         """
+        token = object()  # the same function may be subscribed twice
         with self._lock:
-            self._subscribers = (*self._subscribers, subscriber)
+            self._subscribers[token] = subscriber
 
         def unsubscribe() -> None:
             with self._lock:
-                self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+                self._subscribers.pop(token, None)
 
         return unsubscribe
 
@@ -74,7 +75,7 @@ class Events:
                 if self._delivering or not self._queue:
                     return
                 self._delivering = True
-                subscribers = self._subscribers
+                subscribers = tuple(self._subscribers.values())
                 event = self._queue.popleft()
             try:
                 for subscriber in subscribers:

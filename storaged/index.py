@@ -28,9 +28,8 @@ class VolumeIndex:
         self._names: dict[str, VolumeRecord] = {} if records is None else records
         self._keys: dict[str, str] = {}
         self._paths: dict[str, str] = {}
-        first = next(iter(self._names.values()), None)
-        if first is not None and (first.key is not None or first.path is not None):
-            for record in self._names.values():
+        for record in self._names.values():
+            if record.key is not None or record.path is not None:
                 self._point(record)
 
     def __len__(self) -> int:
@@ -74,10 +73,9 @@ class VolumeIndex:
         """Remove a record and return it; None if it was not there."""
         record = self._names.pop(name, None)
         if record is not None:
-            if record.key is not None:
-                self._keys.pop(record.key, None)
-            if record.path is not None:
-                self._paths.pop(record.path, None)
+            for index, own in ((self._keys, record.key), (self._paths, record.path)):
+                if own is not None and index.get(own) == name:
+                    del index[own]
         return record
 
     def merged(self, scanned: dict[str, VolumeRecord], touched: Iterable[str]) -> VolumeIndex:

@@ -110,13 +110,15 @@ class Job(Generic[T]):
     def on_cancel(self, hook: Callable[[], None]) -> Callable[[], None]:
         """Have *hook* called when the job is cancelled, at once if it is already.
 
+        What it raises is logged.
+
         :returns: a function that takes the hook back.
         """
         with self._lock:
             if not self._cancelled:
                 self._cancel_hooks.append(hook)
                 return lambda: self._discard(self._cancel_hooks, hook)
-        hook()
+        _tell(hook)
         return lambda: None
 
     def finish(self, result: T) -> None:
@@ -153,7 +155,7 @@ class Job(Generic[T]):
             self._cancelled = True
             hooks, self._cancel_hooks = self._cancel_hooks, []
         for hook in hooks:
-            hook()
+            _tell(hook)
 
     def silent_for(self) -> float:
         """Return the seconds since the last sign of life."""
@@ -176,6 +178,17 @@ class Job(Generic[T]):
         found = cast(T, self._result)
         return found if self._convert is None else cast(T, self._convert(found))
 
+    def complete(self) -> T:
+        """Return the result of a job that runs for the caller alone.
+
+        Who is interrupted meanwhile (Ctrl-C) cancels it: nobody else would.
+        """
+        try:
+            return self.result()
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
     def giving(self, convert: Callable[[T], U]) -> Job[U]:
         """Have `result` return what *convert* makes of the result; for who started the job.
 
@@ -194,21 +207,28 @@ class Job(Generic[T]):
     def subscribe(self, subscriber: Callable[[Progress], None]) -> Callable[[], None]:
         """Have *subscriber* called at most five times a second, and once at the end.
 
-        It runs on the thread of the work and must not wait.
+        It runs on the thread of the work and must not wait; what it raises is logged. If the job
+        has ended, it is called at once.
 
         :returns: a function that ends the subscription.
         """
         with self._lock:
-            self._subscribers.append(subscriber)
-        return lambda: self._discard(self._subscribers, subscriber)
+            if not self._ended.is_set():
+                self._subscribers.append(subscriber)
+                return lambda: self._discard(self._subscribers, subscriber)
+        _tell(subscriber, self.progress())
+        return lambda: None
 
     def on_end(self, hook: Callable[[], None]) -> None:
-        """Have *hook* called after the end, at once if the job has ended. It must not raise."""
+        """Have *hook* called after the end, at once if the job has ended.
+
+        What it raises is logged.
+        """
         with self._lock:
             if not self._ended.is_set():
                 self._end_hooks.append(hook)
                 return
-        hook()
+        _tell(hook)
 
     def __iter__(self) -> Iterator[Progress]:
         """Yield the progress five times a second until the end, the last one included."""
@@ -222,7 +242,7 @@ class Job(Generic[T]):
     def _report(self) -> None:
         progress = self.progress()
         for subscriber in tuple(self._subscribers):
-            subscriber(progress)
+            _tell(subscriber, progress)
 
     def _end(self, state: JobState, result: T | None, error: BaseException | None) -> None:
         with self._lock:
@@ -234,9 +254,19 @@ class Job(Generic[T]):
             hooks, self._end_hooks = self._end_hooks, []
         self._report()
         for hook in hooks:
-            hook()
+            _tell(hook)
 
     def _discard(self, hooks: list[Callable[..., None]], hook: Callable[..., None]) -> None:
         with self._lock:
             if hook in hooks:
                 hooks.remove(hook)
+
+
+def _tell(hook: Callable[..., None], *arguments: object) -> None:
+    """Call what others have left with a job; their faults are not the work's."""
+    try:
+        hook(*arguments)
+    except Exception:
+        import logging  # needed only here, and its import is slow
+
+        logging.getLogger(__name__).exception("a subscriber of a job failed")

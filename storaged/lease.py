@@ -33,6 +33,10 @@ class Leases:
         holders = self._held.get(name)
         return holders.writer if holders else None
 
+    def held(self, name: str) -> bool:
+        """Tell whether anybody reads or changes the volume."""
+        return name in self._held
+
     def written(self) -> set[str]:
         """Return the names of all volumes that a job changes."""
         return {name for name, holders in self._held.items() if holders.writer}

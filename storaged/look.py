@@ -7,9 +7,10 @@ goes on by itself; the query answers with the last known facts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from storaged.backend import LooksAtVolumes
-from storaged.errors import OperationFailed, OperationInvalid
+from storaged.errors import OperationFailed, OperationInvalid, StorageError
 from storaged.job import Job
 from storaged.model import Space, VolumeDef, VolumeRecord
 from storaged.pool import PoolObject
@@ -35,7 +36,9 @@ class Looks:
 
     def __init__(self, pool: PoolObject) -> None:
         self._pool = pool
+        self._epoch = pool.epoch
         self._under_way: dict[str, Job[VolumeRecord | None]] = {}
+        self._described: dict[str, tuple[VolumeRecord, Job[VolumeDef]]] = {}
         self._space: Job[None] | None = None
 
     def look(self, name: str) -> Sight:
@@ -52,10 +55,10 @@ class Looks:
             known = pool.index.get(name)
             if pool.leases.writer(name) is not None:
                 return Sight(known, fresh=True)
+            if self._slow():
+                return Sight(known, fresh=False)
             job = self._under_way.get(name)
             if job is None:
-                if self._slow():
-                    return Sight(known, fresh=False)
                 job = self._begin(name)
                 if job is None:
                     return Sight(known, fresh=False)
@@ -67,13 +70,19 @@ class Looks:
         """Return all there is to say of a volume; None if the storage does not answer in time."""
         pool = self._pool
         backend = pool.backend
-        if not isinstance(backend, LooksAtVolumes) or self._slow():
+        if not isinstance(backend, LooksAtVolumes):
             return None
-        job: Job[VolumeDef] = Job("look", pool.name, record.name)
-        try:
-            pool.workers.submit(job, lambda _job: backend.describe(record))
-        except OperationFailed:
-            return None
+        with pool.lock:
+            if self._slow():
+                return None
+            known, job = self._described.get(record.name, (None, None))
+            if job is None or known is not record:
+                job = Job("look", pool.name, record.name)
+                try:
+                    pool.workers.submit(job, lambda job: self._describe(backend, record, job))
+                except OperationFailed:
+                    return None
+                self._described[record.name] = (record, job)
         return job.result() if job.wait(PATIENCE) else None
 
     def measure(self) -> None:
@@ -94,20 +103,27 @@ class Looks:
         job.wait(PATIENCE)
 
     def _slow(self) -> bool:
-        """Tell whether an earlier look is overdue: then nobody else waits for this storage."""
-        return any(job.silent_for() > 4 * PATIENCE for job in self._under_way.values())
+        """Tell whether an earlier look is overdue: then nobody else waits for this storage.
+
+        Call it with the pool's lock held.
+        """
+        if self._epoch != self._pool.epoch:  # what hung before a stop says nothing of what is now
+            self._epoch, self._under_way, self._described = self._pool.epoch, {}, {}
+        jobs: list[Job[Any]] = [*self._under_way.values()]
+        jobs += [job for _, job in self._described.values()]
+        return any(job.silent_for() > 4 * PATIENCE for job in jobs)
 
     def _begin(self, name: str) -> Job[VolumeRecord | None] | None:
         pool, epoch = self._pool, self._pool.epoch
         job: Job[VolumeRecord | None] = Job("look", pool.name, name)
         try:
-            pool.workers.submit(job, lambda _job: self._work(name, epoch))
+            pool.workers.submit(job, lambda job: self._work(name, job, epoch))
         except OperationFailed:
             return None
         self._under_way[name] = job
         return job
 
-    def _work(self, name: str, epoch: int) -> VolumeRecord | None:
+    def _work(self, name: str, job: Job[VolumeRecord | None], epoch: int) -> VolumeRecord | None:
         pool = self._pool
         backend = pool.backend
         assert isinstance(backend, LooksAtVolumes)  # noqa: S101 -- `look` has tested it
@@ -116,7 +132,8 @@ class Looks:
             found = backend.look(name, known)
         finally:
             with pool.lock:
-                self._under_way.pop(name, None)
+                if self._under_way.get(name) is job:
+                    del self._under_way[name]
         with pool.lock:
             if pool.epoch != epoch:
                 raise OperationInvalid(f"storage pool '{pool.name}' is not active")
@@ -129,11 +146,27 @@ class Looks:
                 pool.put(replace(known, problem=VANISHED, stamp=b""))
         return found
 
+    def _describe(
+        self, backend: LooksAtVolumes, record: VolumeRecord, job: Job[VolumeDef]
+    ) -> VolumeDef:
+        try:
+            return backend.describe(record)
+        finally:
+            with self._pool.lock:
+                if self._described.get(record.name, (None, None))[1] is job:
+                    del self._described[record.name]
+
     def _measure(self, epoch: int) -> None:
-        space: Space | None = self._pool.backend.space()
-        with self._pool.lock:
-            if self._pool.epoch == epoch and not self._pool.space_known:
-                self._pool.measured(space)
+        pool, problem = self._pool, None
+        space: Space | None = None
+        try:
+            space = pool.backend.space()
+        except StorageError as err:
+            problem = f"its figures cannot be read: {err.message}"
+        with pool.lock:
+            if pool.epoch == epoch and not pool.space_known:
+                pool.problem("space", problem)
+                pool.measured(space)
 
 
 #: The problem of a volume that was there at the last scan and is not any more.

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from storaged.backend import Ability, Backend, require
-from storaged.errors import InternalError, OperationInvalid
+from storaged.errors import InternalError, NoSuchPool, OperationInvalid, PoolBusy, StorageError
 from storaged.index import VolumeIndex
 from storaged.job import Job
 from storaged.lease import Leases
@@ -32,54 +31,11 @@ from storaged.model import (
     VolumeDef,
     VolumeRecord,
 )
-from storaged.worker import Limits, Workers
-
-if TYPE_CHECKING:
-    from storaged.backend import Host
-    from storaged.events import Events
-    from storaged.registry import Registry
-    from storaged.settings import PolicyStore
-    from storaged.state import StateStore
+from storaged.poolstate import Phase, Services, Snapshot
+from storaged.worker import Workers
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Ability)
-
-
-class Phase(Enum):
-    """Where a pool is in its life."""
-
-    INACTIVE = "inactive"
-    STARTING = "starting"
-    ACTIVE = "active"
-    STOPPING = "stopping"
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the pools of one engine share."""
-
-    host: Host
-    store: StateStore
-    events: Events
-    registry: Registry
-    policies: PolicyStore
-    limits: Limits
-    readonly: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A pool at one moment.
-
-    :param definition: what runs, or will run at the next start.
-    :param pending: what a redefinition under an active pool left for after the stop.
-    :param permissions: of the target as found; those of the definition before the first scan.
-    """
-
-    definition: PoolDef
-    pending: PoolDef | None
-    info: PoolInfo
-    permissions: Permissions
 
 
 class PoolObject:
@@ -107,6 +63,8 @@ class PoolObject:
         self.persistent = False
         self.autostart = False
         self.removed = False
+        #: takes the pool out of the table that it is in
+        self.forget: Callable[[], None] = lambda: None
         self._definition = definition
         self._pending: PoolDef | None = None
         self._exclusive: Job[Any] | None = None
@@ -147,13 +105,21 @@ class PoolObject:
             self.services.registry.find(self._definition.type)
             self._load_backend()
             if self._backend is None:
-                raise InternalError(f"pool type '{self._definition.type}' cannot be used")
+                raise InternalError(
+                    f"pool type '{self._definition.type}' cannot be used",
+                    advice=self._problems.get("backend"),
+                )
         return self._backend
 
     @property
     def space_known(self) -> bool:
         """Whether the figures of the pool were read since it was started."""
         return self._space is not None
+
+    def under_way(self) -> list[Job[Any]]:
+        """Return the jobs that work on the pool or its volumes, scans and looks aside."""
+        exclusive = self._exclusive
+        return [*list(self.jobs.values()), *([] if exclusive is None else [exclusive])]
 
     def able(self, ability: type[A]) -> A:
         """Return the backend of the active pool, typed as having *ability*.
@@ -174,7 +140,7 @@ class PoolObject:
 
     def inactive(self) -> OperationInvalid:
         """Return libvirt's error for what needs an active pool."""
-        problem = next(iter(self._problems.values()), "")
+        problem = next(iter(self._snapshot.info.problems), "")
         advice = f"Start it: storagectl pool start {self.name}"
         return OperationInvalid(
             f"storage pool '{self.name}' is not active",
@@ -228,7 +194,12 @@ class PoolObject:
         self.publish()
 
     def settle(self, phase: Phase) -> None:
-        """Come to rest, active or inactive, and forget what belonged to the state before."""
+        """Come to rest, active or inactive, and forget what belonged to the state before.
+
+        A pool that is not kept is gone when it is inactive.
+        """
+        if phase is Phase.INACTIVE and not self.persistent:
+            self.forget()
         self.phase = phase
         self.epoch += 1
         self.index = VolumeIndex()
@@ -294,18 +265,22 @@ class PoolObject:
         :param active: whether the pool must be active, or must be inactive.
         :param phase: what the pool is in meanwhile; unchanged if None.
         :raise OperationInvalid: it is in the wrong state; with libvirt's text for *job*'s kind.
-        :raise InternalError: jobs are under way, or other exclusive work.
+        :raise PoolBusy: jobs are under way, or other exclusive work.
+        :raise NoSuchPool: it was a transient one and has just gone.
         """
         with self.lock:
-            self.require_idle(job.kind, active=active)
-            self._exclusive = job
-            if phase is not None:
-                self.phase = phase
+            self.claim_locked(job, active=active, phase=phase)
 
-    def require_idle(self, kind: str, *, active: bool) -> None:
-        """Raise unless exclusive work of *kind* may begin. Call it with the lock held."""
+    def claim_locked(self, job: Job[Any], *, active: bool, phase: Phase | None = None) -> None:
+        """As `claim`, with the lock held."""
+        self._require_idle(job.kind, active=active)
+        self._exclusive = job
+        if phase is not None:
+            self.phase = phase
+
+    def _require_idle(self, kind: str, *, active: bool) -> None:
         if self.removed:
-            raise OperationInvalid(f"storage pool '{self.name}' is not active")
+            raise NoSuchPool(f"no storage pool with matching uuid '{self.ref.uuid}' ({self.name})")
         if self.phase is Phase.STARTING:
             raise OperationInvalid(f"storage pool '{self.name}' is starting up")
         if active and self.phase is Phase.INACTIVE:
@@ -316,19 +291,16 @@ class PoolObject:
                 f"storage pool '{self.name}' is {how} active",
                 advice=None if kind == "start" else f"Stop it: storagectl pool stop {self.name}",
             )
-        busy = [*self.jobs.values(), *([self._exclusive] if self._exclusive else [])]
-        if busy and kind != "build":
-            raise self.busy(busy)
-        if self._exclusive:
-            raise self.busy(busy)
+        if busy := self.under_way():
+            raise self._busy(busy)
 
-    def busy(self, jobs: list[Job[Any]]) -> InternalError:
+    def _busy(self, jobs: list[Job[Any]]) -> PoolBusy:
         """Return libvirt's error for a pool with jobs; the advice names them."""
         named = "; ".join(
             f"job {job.id}: {job.kind} {job.volume or ''}".rstrip() for job in jobs[:3]
         )
         more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
-        return InternalError(
+        return PoolBusy(
             f"pool '{self.name}' has asynchronous jobs running.",
             advice=f"It is busy with {named}{more}. Wait for the end, or cancel it.",
         )
@@ -394,14 +366,16 @@ class PoolObject:
             raise
 
     def _load_backend(self) -> None:
+        self._backend = None
         try:
-            backend = self.services.registry.find(self._definition.type)
-        except InternalError as err:
-            self._backend = None
-            self._problems["backend"] = f"{err.detail}: {err.advice}"
+            kind = self.services.registry.find(self._definition.type)
+            self._backend = kind(self._definition, self.services.host)
+        except StorageError as err:
+            self._problems["backend"] = f"{err.detail}: {err.advice}" if err.advice else err.detail
+        except Exception as err:  # foreign code: it must not take the other pools down
+            self._problems["backend"] = f"the backend of '{self._definition.type}' failed: {err!r}"
         else:
             self._problems.pop("backend", None)
-            self._backend = backend(self._definition, self.services.host)
 
     def _stuck_problem(self) -> tuple[str, ...]:
         stuck = self.workers.stuck()

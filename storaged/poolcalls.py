@@ -10,17 +10,24 @@ from typing import Any
 
 from storaged import capabilities, poolxml
 from storaged.backend import Anchored, Builds, FindsSources, require
-from storaged.errors import InternalError, InvalidArgument, NoSuchPool, StorageError, Unsupported
+from storaged.errors import (
+    InternalError,
+    InvalidArgument,
+    NoSuchPool,
+    OperationInvalid,
+    StorageError,
+    Unsupported,
+)
 from storaged.events import Lifecycle
 from storaged.filters import ALL, PoolFilter, passes
 from storaged.job import Job
 from storaged.model import PoolDef, PoolInfo, PoolRef, PoolSource, PoolType
-from storaged.pool import Phase, PoolObject, Services
+from storaged.pool import PoolObject
+from storaged.poolstate import Phase, Services
 from storaged.rules import sanitise_path
 from storaged.scan import take_down
 from storaged.settings import PoolPolicy
 from storaged.table import PoolTable
-from storaged.volumes import Volumes
 
 
 class PoolCalls:
@@ -41,7 +48,8 @@ class PoolCalls:
         """
         unknown = int(wanted) & ~int(sum(PoolFilter))
         if unknown:
-            raise InvalidArgument(f"unsupported flags (0x{unknown:x}) in list of pools")
+            where = "storageConnectListAllStoragePools"
+            raise InvalidArgument(f"unsupported flags (0x{unknown:x}) in function {where}")
         return [pool.ref for pool in self._table.all() if passes(pool, wanted)]
 
     def pool_lookup_by_name(self, name: str) -> PoolRef:
@@ -72,8 +80,12 @@ class PoolCalls:
             f"no storage pool with matching target path '{path}'{clean}", advice=advice
         )
 
+    def pool_state(self, ref: PoolRef) -> PoolInfo:
+        """Return what is known of a pool, without a look at its storage."""
+        return self._table.by_ref(ref).pool.snapshot.info
+
     def pool_info(self, ref: PoolRef) -> PoolInfo:
-        """Return the state and the figures of a pool."""
+        """Return the state and the figures of a pool; they are read if nobody has yet."""
         volumes = self._table.by_ref(ref)
         volumes.looks.measure()
         return volumes.pool.snapshot.info
@@ -129,7 +141,7 @@ class PoolCalls:
     def pool_define(self, definition: PoolDef) -> PoolRef:
         """Keep a definition; an active pool takes it after its stop.
 
-        :raise OperationFailed: another pool has the name, the uuid or the source.
+        :raise PoolExists: another pool has the name, the uuid or the source.
         :raise XMLSyntaxError: the name cannot be that of a file.
         :raise SystemFailure: the configuration could not be written; nothing has changed.
         """
@@ -139,12 +151,10 @@ class PoolCalls:
         with self._definitions:
             pool = self._table.require_unique(definition, starting=False)
             self._services.store.write_config(definition)
-            if pool is None:
+            if pool is None or not self._redefine(pool, definition):
                 pool = PoolObject(definition, self._services)
                 self._table.add(pool)
-            with pool.lock:
-                pool.define(definition)
-                self._services.events.post(pool.ref, Lifecycle.DEFINED)
+                self._redefine(pool, definition)
         self._services.events.deliver()
         return pool.ref
 
@@ -160,13 +170,13 @@ class PoolCalls:
             pool.claim(job, active=False)
             try:
                 self._services.store.remove_config(pool.name)
-                self._services.policies.remove(pool.name)
                 with pool.lock:
                     self._table.remove(pool)
                     self._services.events.post(pool.ref, Lifecycle.UNDEFINED)
+                self._services.policies.remove(pool.name)
             finally:
                 pool.unclaim(job)
-        self._services.events.deliver()
+                self._services.events.deliver()
 
     def pool_set_autostart(self, ref: PoolRef, *, autostart: bool) -> None:
         """Have a persistent pool started at boot, or not.
@@ -201,7 +211,7 @@ class PoolCalls:
         """Start a pool that is not kept, or run a kept one with another definition once.
 
         :raise OperationInvalid: it is active.
-        :raise OperationFailed: another pool has the name, the uuid or the source.
+        :raise PoolExists: another pool has the name, the uuid or the source.
         """
         self._require_changes()
         self._services.registry.find(definition.type)
@@ -227,7 +237,7 @@ class PoolCalls:
         """
         self._require_changes()
         pool = self._table.by_ref(ref).pool
-        _ = pool.backend
+        _ = pool.backend  # raises before anything is touched if nobody brings its type
         job: Job[None] = Job("start", pool.name)
         pool.claim(job, active=False, phase=Phase.STARTING)
         return self._start(pool, job, build=build, overwrite=overwrite)
@@ -236,11 +246,11 @@ class PoolCalls:
         """Make the storage of an inactive pool; a type without anything to make succeeds."""
         self._require_changes()
         pool = self._table.by_ref(ref).pool
-        backend = pool.backend
         job: Job[None] = Job("build", pool.name)
         pool.claim(job, active=False)
 
         def work(job: Job[None]) -> None:
+            backend = pool.backend
             if isinstance(backend, Builds):
                 backend.build(job, overwrite=overwrite)
             self._services.events.post(pool.ref, Lifecycle.CREATED)
@@ -269,20 +279,20 @@ class PoolCalls:
         """Stop a pool. A transient one is gone afterwards.
 
         :raise OperationInvalid: it is not active.
-        :raise InternalError: jobs are under way in it.
+        :raise PoolBusy: jobs are under way in it.
         """
         self._require_changes()
         pool = self._table.by_ref(ref).pool
-        backend = pool.backend
         job: Job[None] = Job("stop", pool.name)
         pool.claim(job, active=True, phase=Phase.STOPPING)
 
         def work(job: Job[None]) -> None:
-            backend.stop(job)
+            pool.backend.stop(job)
             self._services.store.remove_live(pool.name)
             self._services.store.remove_anchor(pool.ref.uuid)
-            self._settle_inactive(pool)
-            self._services.events.post(pool.ref, Lifecycle.STOPPED)
+            with pool.lock:
+                pool.settle(Phase.INACTIVE)
+                self._services.events.post(pool.ref, Lifecycle.STOPPED)
 
         def failed() -> None:
             with pool.lock:
@@ -305,8 +315,10 @@ class PoolCalls:
             self._bring_up(pool, job, build=build or overwrite is not None, overwrite=overwrite)
 
         def failed() -> None:
-            self._settle_inactive(pool)
-            take_down(pool)
+            left = take_down(pool)
+            with pool.lock:
+                pool.settle(Phase.INACTIVE)
+                pool.problem("stop", left)
 
         return pool.run_exclusive(job, work, failed)
 
@@ -331,11 +343,14 @@ class PoolCalls:
             pool.measured(found.space, found.permissions)
             services.events.post(pool.ref, Lifecycle.STARTED)
 
-    def _settle_inactive(self, pool: PoolObject) -> None:
+    def _redefine(self, pool: PoolObject, definition: PoolDef) -> bool:
+        """Give a pool its definition, unless it was a transient one and has just gone."""
         with pool.lock:
-            pool.settle(Phase.INACTIVE)
-            if not pool.persistent:
-                self._table.remove(pool)
+            if pool.removed:
+                return False
+            pool.define(definition)
+            self._services.events.post(pool.ref, Lifecycle.DEFINED)
+            return True
 
     def _require_changes(self) -> None:
         require_writable(self._services)
@@ -349,13 +364,11 @@ def require_writable(services: Services) -> None:
     """Raise unless the engine may change things.
 
     :raise InvalidArgument: it was opened for reading only.
+    :raise OperationInvalid: it was closed, and another one may be at work.
     """
+    if services.closed.is_set():
+        raise OperationInvalid("the engine was closed", advice="Open another one.")
     if services.readonly:
         raise InvalidArgument(
             "this engine was opened read-only", advice="Open it without readonly=True."
         )
-
-
-def running(table: PoolTable) -> list[Volumes]:
-    """Return the active pools."""
-    return [volumes for volumes in table.volumes() if volumes.pool.active]

@@ -50,17 +50,17 @@ class Pool:
     @property
     def active(self) -> bool:
         """Whether the pool is started."""
-        return self.info().active
+        return self._driver.pool_state(self.ref).active
 
     @property
     def persistent(self) -> bool:
         """Whether the pool has a configuration file."""
-        return self.info().persistent
+        return self._driver.pool_state(self.ref).persistent
 
     @property
     def autostart(self) -> bool:
         """Whether the pool is started at boot."""
-        return self.info().autostart
+        return self._driver.pool_state(self.ref).autostart
 
     def info(self) -> PoolInfo:
         """Return state, figures and problems of the pool at this moment."""

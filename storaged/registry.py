@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from storaged.backend import API, Backend
 from storaged.backends import BUILTIN
 from storaged.errors import InternalError
 from storaged.model import PoolType
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "storaged.backends"
 
@@ -46,7 +49,7 @@ class Registry:
 
     def plugin_types(self) -> frozenset[str]:
         """Return the types beside libvirt's that something installed or given here brings."""
-        return frozenset(self._entry_points()) | (self._classes.keys() - BUILTIN.keys())
+        return frozenset(self._entry_points()) | (self._classes.copy().keys() - BUILTIN.keys())
 
     def available(self) -> tuple[str, ...]:
         """Return every type that can be used, libvirt's first and in its order."""
@@ -63,7 +66,11 @@ class Registry:
     def _load(self, pool_type: str) -> type[Backend]:
         target = BUILTIN.get(pool_type)
         if target is not None:
-            return checked(pool_type, _import(target), "storaged")
+            try:
+                found = _import(target)
+            except ImportError as err:
+                raise missing(pool_type, f"Something that it needs is missing: {err}") from err
+            return checked(pool_type, found, "storaged")
         plugin = self._entry_points().get(pool_type)
         if plugin is None:
             raise missing(pool_type, "No installed package brings this pool type.")
@@ -76,6 +83,8 @@ class Registry:
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         if self._plugins is None:
+            from importlib.metadata import entry_points  # slow, and rarely needed
+
             found: dict[str, EntryPoint] = {}
             for point in entry_points(group=GROUP):
                 if point.name not in BUILTIN:

@@ -43,7 +43,7 @@ class VolumeOptions(TypedDict, total=False):
 
 def outcome(job: Job[T], wait: bool) -> T | Job[T]:
     """Return the result of *job* if it is to be waited for, else the job itself."""
-    return job.result() if wait else job
+    return job.complete() if wait else job
 
 
 def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) -> VolumeDef:

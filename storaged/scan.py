@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from storaged.backend import Refresh
 from storaged.errors import Cancelled, OperationInvalid, StorageError, Timeout
 from storaged.events import Lifecycle
 from storaged.job import Job
-from storaged.pool import Phase, PoolObject
+from storaged.pool import PoolObject
+from storaged.poolstate import Phase
 
 #: A query that needs the first scan waits while the scan shows a sign of life every so often.
 PATIENCE = 5.0
+
+
+@dataclass(slots=True)
+class _Run:
+    """The scans between a start of the pool and its stop: one that works, one that waits.
+
+    A scan that never returns from a dead storage must not be in the way of those that come after
+    a stop and a start; so each run has its own.
+    """
+
+    epoch: int
+    working: Job[None] | None = None
+    waiting: Job[None] | None = None
 
 
 class Scans:
@@ -19,8 +35,7 @@ class Scans:
 
     def __init__(self, pool: PoolObject) -> None:
         self._pool = pool
-        self._running: Job[None] | None = None
-        self._waiting: Job[None] | None = None
+        self._run = _Run(pool.epoch)
 
     def request(self, kind: str = "refresh") -> Job[None]:
         """Ask for a scan that begins after this call; join one that waits already.
@@ -32,13 +47,17 @@ class Scans:
         """
         with self._pool.lock:
             self._pool.require_active()
-            if self._waiting is not None:
-                return self._waiting
+            self._pool.workers.require_answering()  # to wait behind a stuck scan is no way out
+            run = self._present()
+            if run.waiting is not None:
+                if kind == "refresh":
+                    run.waiting.kind = kind
+                return run.waiting
             job: Job[None] = Job(kind, self._pool.name)
-            if self._running is not None:
-                self._waiting = job
+            if run.working is not None:
+                run.waiting = job
             else:
-                self._begin(job)
+                self._begin(run, job)
             return job
 
     def require_one(self) -> None:
@@ -49,7 +68,7 @@ class Scans:
         """
         while not self._pool.scanned:
             with self._pool.lock:
-                job = self._running
+                job = self._present().working
             job = job or self.request("scan")
             while not job.wait(0.25):
                 if job.silent_for() > PATIENCE:
@@ -59,30 +78,41 @@ class Scans:
                     )
             job.result()
 
-    def _begin(self, job: Job[None]) -> None:
+    def under_way(self) -> list[Job[None]]:
+        """Return the scan that works and the one that waits, if there are any."""
+        return [job for job in (self._run.working, self._run.waiting) if job is not None]
+
+    def _present(self) -> _Run:
+        """Return the run of the present epoch. Call it with the pool's lock held."""
+        if self._run.epoch != self._pool.epoch:
+            self._run = _Run(self._pool.epoch)
+            self._pool.touched = None
+        return self._run
+
+    def _begin(self, run: _Run, job: Job[None]) -> None:
         pool = self._pool
-        epoch = pool.epoch
         pool.touched = pool.leases.written()
-        self._running = job
+        run.working = job
         try:
-            pool.workers.submit(job, lambda job: self._scan(job, epoch))
+            pool.workers.submit(job, lambda job: self._scan(job, run))
         except StorageError:
-            pool.touched = self._running = None
+            pool.touched = run.working = None
             raise
 
-    def _scan(self, job: Job[None], epoch: int) -> None:
+    def _scan(self, job: Job[None], run: _Run) -> None:
         pool = self._pool
         try:
+            job.checkpoint()
             found = pool.backend.refresh(pool.index.view(), job)
             with pool.lock:
-                self._take(found, epoch, loud=job.kind == "refresh")
+                self._take(found, run.epoch, loud=job.kind == "refresh")
         except Cancelled:
             raise
         except StorageError as err:
-            self._failed(err, epoch)
+            self._failed(err, run.epoch)
             raise
         finally:
-            self._end()
+            self._end(run)
             pool.services.events.deliver()
 
     def _take(self, found: Refresh, epoch: int, *, loud: bool) -> None:
@@ -96,48 +126,66 @@ class Scans:
         if loud and pool.phase is Phase.ACTIVE:
             pool.services.events.post(pool.ref, None)
 
-    def _end(self) -> None:
-        with self._pool.lock:
-            self._pool.touched = self._running = None
-            waiting, self._waiting = self._waiting, None
-            if waiting is None:
-                return
-            try:
-                self._pool.require_active()
-                self._begin(waiting)
-            except StorageError as err:
-                waiting.fail(err)
+    def _end(self, run: _Run) -> None:
+        """Begin the scan that waits, if it still can be."""
+        pool = self._pool
+        failed = None
+        with pool.lock:
+            waiting, run.working, run.waiting = run.waiting, None, None
+            if run is self._run:
+                pool.touched = None
+            if waiting is not None:
+                try:
+                    pool.require_active()
+                    if run.epoch != pool.epoch:
+                        raise pool.inactive()
+                    self._begin(run, waiting)
+                except StorageError as err:
+                    failed = err
+        if waiting is not None and failed is not None:
+            waiting.fail(failed)
 
     def _failed(self, err: StorageError, epoch: int) -> None:
         """Take the pool down, as libvirt does; but not under jobs that still work on it."""
         pool = self._pool
+        job: Job[None] = Job("stop", pool.name)
         with pool.lock:
             if pool.epoch != epoch or pool.phase is not Phase.ACTIVE:
                 return
-            if pool.jobs or pool.services.readonly:
+            if pool.under_way() or pool.services.readonly:
                 pool.problem("scan", f"the last refresh failed: {err.message}")
                 return
-            pool.settle(Phase.INACTIVE)
-            pool.problem("scan", f"stopped, because a refresh failed: {err.message}")
-            pool.services.events.post(pool.ref, Lifecycle.STOPPED)
-        take_down(pool)
+            pool.claim_locked(job, active=True, phase=Phase.STOPPING)
+        try:
+            left = take_down(pool)
+            with pool.lock:
+                pool.settle(Phase.INACTIVE)
+                pool.problem("scan", f"stopped, because a refresh failed: {err.message}")
+                pool.problem("stop", left)
+                pool.services.events.post(pool.ref, Lifecycle.STOPPED)
+        finally:
+            pool.unclaim(job)
 
 
-def take_down(pool: PoolObject) -> None:
+def take_down(pool: PoolObject) -> str | None:
     """Forget the live state of a pool that could not be used, and let go of its storage.
 
-    What goes wrong here must not hide why the pool came down: it becomes a problem of the pool.
+    Call it while the pool is claimed, and before it settles.
+
+    :returns: what could not be undone; it must not hide why the pool came down, so nothing is
+        raised.
     """
     job: Job[Any] = Job("stop", pool.name)
+    store = pool.services.store
     failed = []
-    try:
-        pool.services.store.remove_live(pool.name)
-    except StorageError as err:
-        failed.append(err.message)
-    try:
-        pool.backend.stop(job)
-    except StorageError as err:
-        failed.append(err.message)
-    if failed:
-        with pool.lock:
-            pool.problem("stop", f"could not be stopped cleanly: {'; '.join(failed)}")
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: store.remove_live(pool.name),
+        lambda: store.remove_anchor(pool.ref.uuid),
+        lambda: pool.backend.stop(job),
+    )
+    for undo in steps:
+        try:
+            undo()
+        except StorageError as err:
+            failed.append(err.message)
+    return f"could not be stopped cleanly: {'; '.join(failed)}" if failed else None

@@ -186,7 +186,7 @@ class StateStore:
         else:
             doing = f"Failed to delete symlink {shown}"
         with system_errors(doing):
-            if leads_to(link, config) and autostart:
+            if leads_to(link, config) if autostart else not os.path.lexists(link):
                 return
             if not _is_replaceable(link, config):
                 raise SystemFailure(doing, errno.EEXIST, advice=advice)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -11,7 +12,7 @@ from uuid import UUID
 from storaged.backend import Backend, Durability
 from storaged.driver import Driver, open_driver
 from storaged.ensure import Ensured, ensure_pool
-from storaged.errors import InvalidArgument
+from storaged.errors import InvalidArgument, NoSuchPool, PoolExists
 from storaged.events import Event
 from storaged.filters import PoolFilter
 from storaged.job import Job, Progress
@@ -76,7 +77,7 @@ class Storage:
         kinds = frozenset(str(kind) for kind in types)
         found = [Pool(self.driver, ref) for ref in self.driver.pools(wanted)]
         if kinds:
-            found = [pool for pool in found if pool.definition().type in kinds]
+            found = [pool for pool in found if self._has_type(pool, kinds)]
         return sorted(found, key=lambda pool: pool.name)
 
     def pool(self, name: str) -> Pool:
@@ -130,7 +131,7 @@ class Storage:
         ref, job = self.driver.pool_create(
             self._parsed(definition, validate), build=build, overwrite=overwrite
         )
-        job.result()
+        job.complete()
         return Pool(self.driver, ref)
 
     def ensure_pool(self, definition: PoolDef | str, *, autostart: bool = True) -> Ensured[Pool]:
@@ -145,8 +146,18 @@ class Storage:
     def ensure_dir_pool(
         self, name: str, path: str | os.PathLike[str], *, autostart: bool = True
     ) -> Pool:
-        """Have a started pool over a directory, which is made if it is not there."""
+        """Have a started pool over a directory, which is made if it is not there.
+
+        :raise PoolExists: there is a pool of this name, but over something else.
+        """
         definition = PoolDef(PoolType.DIR, name, target=os.path.abspath(path))  # noqa: PTH100
+        with suppress(NoSuchPool):
+            found = self.pool(name).definition()
+            if (found.type, found.target) != (definition.type, definition.target):
+                raise PoolExists(
+                    f"pool '{name}' already exists with uuid {found.uuid}",
+                    advice=f"It is of type '{found.type}' on '{found.target}': use another name.",
+                )
         return self.ensure_pool(definition, autostart=autostart).object
 
     def find_sources(self, pool_type: str, spec: str | None = None) -> str:
@@ -175,6 +186,12 @@ class Storage:
     def problems(self) -> list[str]:
         """Return which files of the state directories could not be used, and why."""
         return list(self.driver.problems())
+
+    def _has_type(self, pool: Pool, kinds: Container[str]) -> bool:
+        try:
+            return pool.definition().type in kinds
+        except NoSuchPool:  # it has gone since it was listed
+            return False
 
     def _parsed(self, definition: PoolDef | str, validate: bool = False) -> PoolDef:
         if isinstance(definition, PoolDef):

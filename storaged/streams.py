@@ -21,9 +21,9 @@ from storaged.volumes import Volumes
 class Streams:
     """The transfers of one pool.
 
-    An open transfer holds a shared lease: several uploads to one volume are allowed, as in libvirt,
-    but nobody resizes, wipes or deletes it meanwhile. A transfer that a job runs counts as one of
-    the pool's jobs; one that the caller feeds piece by piece does not.
+    An open transfer holds a shared lease: others may read or write beside it as far as the backend
+    lets them, but nobody resizes, wipes or deletes the volume meanwhile. A transfer that a job runs
+    counts as one of the pool's jobs; one that the caller feeds piece by piece does not.
     """
 
     def __init__(self, volumes: Volumes) -> None:
@@ -36,23 +36,12 @@ class Streams:
         :param length: the most bytes to take; 0 is no bound.
         :raise VolumeBusy: a job changes it, or a virtual machine has it open.
         """
-        record, release = self._lease(name, Job("upload", self._pool.name, name), offset, length)
-        backend = self._pool.able(Transfers)
-        try:
-            return _LeasedSink(backend.upload(record, offset, length), self._ended(name, release))
-        except BaseException:
-            release()
-            raise
+        return self._open_upload(Job("upload", self._pool.name, name), offset, length)
 
     def open_download(self, name: str, offset: int, length: int, *, sparse: bool) -> Source:
         """Open a volume for reading; a *length* of 0 is "to the end"."""
-        record, release = self._lease(name, Job("download", self._pool.name, name), offset, length)
-        backend = self._pool.able(Transfers)
-        try:
-            return _LeasedSource(backend.download(record, offset, length, sparse=sparse), release)
-        except BaseException:
-            release()
-            raise
+        job: Job[Any] = Job("download", self._pool.name, name)
+        return self._open_download(job, offset, length, sparse=sparse)
 
     def upload_file(
         self, name: str, file: File, offset: int, length: int, *, sparse: bool
@@ -66,9 +55,8 @@ class Streams:
         def work(job: Job[int]) -> int:
             source, ours = open_file(file, "rb")
             try:
-                return self._feed(
-                    self.open_upload(name, offset, length), source, job, length, sparse
-                )
+                sink = self._open_upload(job, offset, length)
+                return self._feed(sink, source, job, length, sparse)
             finally:
                 if ours:
                     source.close()
@@ -87,7 +75,7 @@ class Streams:
         def work(job: Job[int]) -> int:
             record = self._volumes.find(name)
             total = max(min(length or MAX_SIZE, record.physical - offset), 0)
-            with closing(self.open_download(name, offset, length, sparse=sparse)) as source:
+            with closing(self._open_download(job, offset, length, sparse=sparse)) as source:
                 if isinstance(file, str | os.PathLike):
                     return _drain_to_path(source, Path(file), job, total)
                 return drain(source, file, job, total=total)
@@ -109,37 +97,57 @@ class Streams:
             self._pool.jobs[job.id] = job
         return self._pool.run_job(job, work, lambda: None)
 
-    def _lease(
-        self, name: str, job: Job[Any], offset: int, length: int
-    ) -> tuple[VolumeRecord, Callable[[], None]]:
+    def _open_upload(self, job: Job[Any], offset: int, length: int) -> Sink:
+        backend, record = self._lease(job, offset, length)
+        try:
+            sink = backend.upload(record, offset, length)
+        except BaseException:
+            self._release(job)
+            raise
+        return _LeasedSink(sink, self._look_and_release(job))
+
+    def _open_download(self, job: Job[Any], offset: int, length: int, *, sparse: bool) -> Source:
+        backend, record = self._lease(job, offset, length)
+        try:
+            source = backend.download(record, offset, length, sparse=sparse)
+        except BaseException:
+            self._release(job)
+            raise
+        return _LeasedSource(source, lambda: self._release(job))
+
+    def _lease(self, job: Job[Any], offset: int, length: int) -> tuple[Transfers, VolumeRecord]:
+        """Lease the job's volume for reading, whichever way the bytes go."""
         if offset < 0 or length < 0 or offset > MAX_SIZE - length:
             raise InvalidArgument(f"offset {offset} and length {length} are out of range")
-        self._pool.able(Transfers)
-        record = self._volumes.find(name)
+        backend = self._pool.able(Transfers)
+        record = self._volumes.find(job.volume or "")
         with self._pool.lock:
             self._pool.require_active()
-            self._pool.leases.read(name, job)
+            self._pool.leases.read(record.name, job)
+        return backend, record
 
-        def release() -> None:
-            with self._pool.lock:
-                self._pool.leases.release(name, job)
+    def _release(self, job: Job[Any]) -> None:
+        with self._pool.lock:
+            self._pool.leases.release(job.volume or "", job)
 
-        return record, release
-
-    def _ended(self, name: str, release: Callable[[], None]) -> Callable[[], None]:
-        """Return what ends an upload: give the lease back and look what the volume is now."""
+    def _look_and_release(self, job: Job[Any]) -> Callable[[], None]:
+        """Return what ends an upload: look what the volume is now, and give the lease back."""
+        epoch = self._pool.epoch
 
         def ended() -> None:
-            release()
-            backend = self._pool.backend
+            pool, name = self._pool, job.volume or ""
+            known, found = pool.index.get(name), None
             with suppress(StorageError):
-                if isinstance(backend, LooksAtVolumes):
-                    found = backend.look(name, self._pool.index.get(name))
-                    with self._pool.lock:
-                        if found is not None and self._pool.leases.writer(name) is None:
-                            self._pool.put(found)
-            self._pool.services.events.post(self._pool.ref, None)
-            self._pool.services.events.deliver()
+                if pool.epoch == epoch and isinstance(backend := pool.backend, LooksAtVolumes):
+                    found = backend.look(name, known)
+            with pool.lock:
+                pool.leases.release(name, job)
+                if pool.epoch != epoch:
+                    return  # it was stopped meanwhile, which an open stream does not keep it from
+                if found is not None and pool.index.get(name) is known:
+                    pool.put(found)
+                pool.services.events.post(pool.ref, None)
+            pool.services.events.deliver()
 
         return ended
 
@@ -195,8 +203,16 @@ class _LeasedSource:
 
 
 def _drain_to_path(source: Source, path: Path, job: Job[int], total: int) -> int:
-    """Write *source* to a new file beside *path* and give it that name at the end."""
-    part = path.with_name(f".{path.name[:200]}.{os.getpid()}-{job.id}.part")
+    """Write *source* to a new file beside *path* and give it that name at the end.
+
+    A device or a pipe is written to, not replaced; of a link, what it leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        file, _ = open_file(path, "wb")
+        with file:
+            return drain(source, file, job, total=total)
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name[:50]}.{os.getpid()}-{job.id}.part")
     try:
         file, _ = open_file(part, "xb")
         with file:

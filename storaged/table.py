@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from storaged.errors import NoSuchPool, OperationFailed, OperationInvalid
+from storaged.errors import NoSuchPool, OperationInvalid, PoolExists
 from storaged.model import (
     FcHostAdapter,
     PoolDef,
@@ -17,7 +17,8 @@ from storaged.model import (
     PoolType,
     ScsiHostAdapter,
 )
-from storaged.pool import Phase, PoolObject
+from storaged.pool import PoolObject
+from storaged.poolstate import Phase
 from storaged.volumes import Volumes
 
 #: Types that conflict when they share a device path, each with each other.
@@ -78,12 +79,15 @@ class PoolTable:
     def add(self, pool: PoolObject) -> Volumes:
         """Add a pool that `require_unique` let pass."""
         volumes = self._by_name[pool.name] = self._by_uuid[pool.ref.uuid] = Volumes(pool)
+        pool.forget = lambda: self.remove(pool)
         return volumes
 
     def remove(self, pool: PoolObject) -> None:
         """Take a pool off; one that is off already is no error."""
         pool.removed = True
-        self._by_uuid.pop(pool.ref.uuid, None)
+        found = self._by_uuid.get(pool.ref.uuid)
+        if found is not None and found.pool is pool:
+            del self._by_uuid[pool.ref.uuid]
         found = self._by_name.get(pool.name)
         if found is not None and found.pool is pool:
             del self._by_name[pool.name]
@@ -92,7 +96,7 @@ class PoolTable:
         """Return the pool that *definition* redefines, None if it is a new one.
 
         :param starting: the definition is to be run now, not only kept.
-        :raise OperationFailed: another pool has the source, the name or the uuid.
+        :raise PoolExists: another pool has the source, the name or the uuid.
         :raise OperationInvalid: the same pool is active or starting, and it is to be run.
         """
         for other in self.all():
@@ -102,19 +106,18 @@ class PoolTable:
         if same is not None:
             pool = same.pool
             if pool.name != definition.name:
-                raise OperationFailed(
+                raise PoolExists(
                     f"pool '{pool.name}' is already defined with uuid {definition.uuid}"
                 )
             if starting and pool.phase is not Phase.INACTIVE:
-                what = "is starting up" if pool.phase is Phase.STARTING else "is already active"
-                if what == "is starting up":
+                if pool.phase is Phase.STARTING:
                     raise OperationInvalid(f"storage pool '{pool.name}' is starting up")
                 raise OperationInvalid(f"pool is already active as '{pool.name}'")
             return pool
         named = self._by_name.get(definition.name)
         if named is not None:
             uuid = named.pool.ref.uuid
-            raise OperationFailed(
+            raise PoolExists(
                 f"pool '{definition.name}' already exists with uuid {uuid}",
                 advice=(
                     f"To change it, give its uuid: <uuid>{uuid}</uuid>. To have it as you wrote "
@@ -123,11 +126,11 @@ class PoolTable:
             )
         return None
 
-    def _conflict(self, other: PoolObject) -> OperationFailed:
+    def _conflict(self, other: PoolObject) -> PoolExists:
         found = other.snapshot
         state = "active" if found.info.active else "inactive"
         at = f" on {found.definition.target}" if found.definition.target else ""
-        return OperationFailed(
+        return PoolExists(
             f"Storage source conflict with pool: '{other.name}'",
             advice=(
                 f"Use '{other.name}' ({state}{at}), or remove its definition, not its data: "

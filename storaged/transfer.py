@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -49,7 +50,7 @@ def feed(sink: Sink, file: BinaryIO, job: Job[int], *, length: int, sparse: bool
                 file.seek(skip, os.SEEK_CUR)
             else:
                 with system_errors("cannot read the file to upload"):
-                    piece = file.read(min(CHUNK, left))
+                    piece = file.read(min(CHUNK, left, holes.data_at(done) if sparse else CHUNK))
                 if not piece:
                     break
                 sink.write(piece)
@@ -64,22 +65,24 @@ def drain(source: Source, file: BinaryIO, job: Job[int], *, total: int) -> int:
     Holes become holes of *file* if it can seek, and zeros if it cannot.
     """
     job.checkpoint(0, total)
-    seekable = file.seekable()
+    old_end = _end(file)
     done = 0
     hole_at_end = False
     while piece := source.read(CHUNK):
         with system_errors("cannot write the downloaded file"):
             if isinstance(piece, Hole):
-                _skip(file, piece.length, seekable=seekable)
+                _skip(file, piece.length, old_end)
                 done += piece.length
             else:
                 _write_all(file, piece)
                 done += len(piece)
         hole_at_end = isinstance(piece, Hole)
         job.checkpoint(done)
-    if hole_at_end and seekable:
+    if hole_at_end and old_end is not None:
         with system_errors("cannot write the downloaded file"):
-            file.truncate(file.tell())
+            end = file.tell()
+            if end > old_end:
+                file.truncate(end)
     return done
 
 
@@ -108,6 +111,11 @@ class _Holes:
         self._data_until = self._seek(position, os.SEEK_HOLE)
         return 0
 
+    def data_at(self, done: int) -> int:
+        """Return how much may be read *done* bytes in, where `at` has found no hole."""
+        left = self._data_until - (self._base + done)
+        return left if left > 0 else CHUNK
+
     def close(self) -> None:
         """Close the second descriptor."""
         if self._fd >= 0:
@@ -128,15 +136,27 @@ def _remaining(file: BinaryIO) -> int:
         return 0
 
 
-def _skip(file: BinaryIO, length: int, *, seekable: bool) -> None:
-    if seekable:
-        file.seek(length, os.SEEK_CUR)
-        return
-    zeros = bytes(CHUNK)
-    while length:
-        piece = min(length, CHUNK)
+def _end(file: BinaryIO) -> int | None:
+    """Return where a regular file ends; None for anything else: holes are written there."""
+    try:
+        status = os.fstat(file.fileno())
+        regular = file.seekable() and stat.S_ISREG(status.st_mode)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return max(status.st_size, file.tell()) if regular else None
+
+
+def _skip(file: BinaryIO, length: int, old_end: int | None) -> None:
+    """Have the next *length* bytes read as zeros: beyond the old end of the file by seeking."""
+    left = length if old_end is None else min(max(old_end - file.tell(), 0), length)
+    beyond = length - left
+    zeros = bytes(min(left, CHUNK))
+    while left:
+        piece = min(left, CHUNK)
         _write_all(file, zeros[:piece])
-        length -= piece
+        left -= piece
+    if beyond:
+        file.seek(beyond, os.SEEK_CUR)
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

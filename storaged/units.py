@@ -13,7 +13,8 @@ from storaged.errors import InvalidArgument, Overflow
 MAX_SIZE = 2**63 - 1
 
 _POWERS = {letter: power for power, letter in enumerate("kmgtpe", start=1)}
-_SIZE = re.compile(r"\s*(\d+)(?:\.(\d+))?\s*([a-zA-Z]*)\s*")
+#: So many digits are enough for every size, and few enough for Python to convert.
+_SIZE = re.compile(r"\s*(\d{1,400})(?:\.(\d{1,400}))?\s*([a-zA-Z]*)\s*")
 _STEPS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 

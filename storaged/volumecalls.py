@@ -7,16 +7,24 @@ a volume returns a started `Job`.
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from storaged import volxml
-from storaged.backend import Sink, Source, WipeAlgorithm
-from storaged.errors import InvalidArgument, NoSuchVolume, SystemFailure
+from storaged.backend import Anchored, Sink, Source, WipeAlgorithm
+from storaged.errors import (
+    InvalidArgument,
+    NoSuchVolume,
+    OperationInvalid,
+    StorageError,
+    SystemFailure,
+)
 from storaged.job import Job
 from storaged.look import VANISHED
 from storaged.model import PoolRef, VolumeDef, VolumeInfo, VolumeRecord, VolumeRef
-from storaged.pool import PoolObject, Services
+from storaged.pool import PoolObject
 from storaged.poolcalls import require_writable
+from storaged.poolstate import Services
 from storaged.rules import sanitise_path
 from storaged.streams import Streams
 from storaged.table import PoolTable
@@ -93,13 +101,14 @@ class VolumeCalls:
         :raise NoSuchVolume: there is none.
         :raise SystemFailure: it was there and is gone.
         """
-        volumes, record = self._seen(ref)
-        return _info(volumes, record)
+        volumes, sight = self._seen(ref)
+        return _info(volumes, sight.record)
 
     def volume_definition(self, ref: VolumeRef) -> VolumeDef:
         """Return all there is to say of a volume, after one fresh look."""
-        volumes, record = self._seen(ref)
-        found = volumes.looks.describe(record) if record.stamp else None
+        volumes, sight = self._seen(ref)
+        record = sight.record
+        found = volumes.looks.describe(record) if sight.fresh and record.stamp else None
         if found is None:
             found = VolumeDef(
                 name=record.name,
@@ -233,7 +242,7 @@ class VolumeCalls:
         volumes.scans.require_one()
         return volumes
 
-    def _seen(self, ref: VolumeRef) -> tuple[Volumes, VolumeRecord]:
+    def _seen(self, ref: VolumeRef) -> tuple[Volumes, _Seen]:
         volumes = self._table.by_ref(ref.pool)
         known = volumes.find(ref.name)
         sight = volumes.looks.look(ref.name)
@@ -244,7 +253,7 @@ class VolumeCalls:
         if not sight.fresh:
             stale = "the storage did not answer in time; these are the last known facts"
             record = replace(record, problem=record.problem or stale)
-        return volumes, record
+        return volumes, _Seen(record, sight.fresh)
 
     def _find(self, wanted: str, *, by_key: bool) -> VolumeRef | None:
         directory, _, name = wanted.rpartition("/")
@@ -255,10 +264,14 @@ class VolumeCalls:
             if name and pool.snapshot.definition.target == (directory or "/"):
                 try:
                     found = volumes.find(name)
-                except NoSuchVolume:
+                except (NoSuchVolume, OperationInvalid):  # none, or it was stopped just now
                     continue
                 if (pool.key_of if by_key else pool.path_of)(found) == wanted:
                     return volumes.ref(found)
+            if not pool.scanned and not isinstance(pool.backend, Anchored):
+                # Other paths than those in a directory are known after the first scan only.
+                with suppress(StorageError):
+                    volumes.scans.require_one()
             record = pool.index.by_key(wanted) if by_key else pool.index.by_path(wanted)
             if record is not None:
                 return volumes.ref(record)
@@ -275,6 +288,14 @@ class VolumeCalls:
                     f"storagectl pool start {pool.name}"
                 )
         return "No pool has this directory as its target."
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A volume that is there: its facts, and whether they are fresh."""
+
+    record: VolumeRecord
+    fresh: bool
 
 
 VANISHED_ADVICE = "Somebody removed it since the last refresh."

@@ -7,6 +7,7 @@ once, whose ``result`` is what it would have returned.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from storaged.backend import Sink, Source, WipeAlgorithm
@@ -238,10 +239,17 @@ class Volume:
         info = self.info()
         how.setdefault("format", info.format)
         request = volume_request(name, info.capacity if capacity is None else capacity, how)
+        if not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
+            request = replace(request, compat=None, features=None)  # those of the source
         target = pool or self.pool
+        metadata = how.get("preallocate_metadata", False)
         if wait:
-            return target.clone_volume(request, self, reflink=reflink)
-        return target.clone_volume(request, self, reflink=reflink, wait=False)
+            return target.clone_volume(
+                request, self, reflink=reflink, preallocate_metadata=metadata
+            )
+        return target.clone_volume(
+            request, self, reflink=reflink, preallocate_metadata=metadata, wait=False
+        )
 
     def access(self, user: str | int) -> AccessReport:
         """Tell whether a user can open the volume, and if not who stops whom."""

@@ -6,9 +6,8 @@ touches the storage runs on the pool's workers; leases are given back before the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 from storaged.backend import (
@@ -26,14 +25,14 @@ from storaged.backend import (
 from storaged.errors import (
     InternalError,
     InvalidArgument,
+    NoSpace,
     NoSuchVolume,
-    OperationFailed,
-    StorageError,
     VolumeExists,
 )
 from storaged.job import Job
 from storaged.look import Looks
-from storaged.model import Permissions, VolumeDef, VolumeRecord, VolumeRef
+from storaged.making import Making
+from storaged.model import VolumeDef, VolumeRecord, VolumeRef
 from storaged.pool import PoolObject
 from storaged.scan import Scans
 from storaged.units import MAX_SIZE, format_size
@@ -48,6 +47,7 @@ class Volumes:
         self.pool = pool
         self.scans = Scans(pool)
         self.looks = Looks(pool)
+        self._making = Making(pool)
 
     def ref(self, volume: VolumeRecord | VolumeDef) -> VolumeRef:
         """Return what names a volume."""
@@ -81,12 +81,11 @@ class Volumes:
         :raise OperationInvalid: the pool is not active.
         :raise Unsupported: the pool's type makes no volumes.
         """
-        pool = self.pool
+        pool, making = self.pool, self._making
         backend = pool.able(CreatesVolumes)
-        request = self._with_policy(request)
+        request = making.with_policy(request)
         taken = VolumeExists(f"'{request.name}'")
         job: Job[VolumeRef] = Job("create", pool.name, request.name)
-        self._reserve(job, taken)
 
         def plan() -> VolumeDef:
             return backend.plan(request, preallocate_metadata=preallocate_metadata)
@@ -94,7 +93,11 @@ class Volumes:
         def make(planned: VolumeDef) -> VolumeRecord:
             return backend.create(planned, job, preallocate_metadata=preallocate_metadata)
 
-        return pool.run_job(job, lambda _job: self._make(plan, make, taken, job), self._end(job))
+        def work(_job: Job[VolumeRef]) -> VolumeRef:
+            return self.ref(making.make(plan, make, request.name, taken))
+
+        making.reserve(request, job, taken)
+        return pool.run_job(job, work, making.ending(job))
 
     def clone(
         self,
@@ -110,31 +113,41 @@ class Volumes:
         :raise InternalError: the name is taken (libvirt's code for a clone).
         :raise VolumeBusy: a job changes the source.
         """
-        pool = self.pool
+        pool, making = self.pool, self._making
         backend = pool.able(ClonesVolumes)
         giving = origin.pool.able(Transfers)
-        request = self._with_policy(request)
+        request = making.with_policy(request)
         taken = InternalError(f"storage volume name '{request.name}' already in use.")
         job: Job[VolumeRef] = Job("clone", pool.name, request.name)
-        self._reserve(job, taken)
 
         def plan() -> VolumeDef:
-            return backend.plan_clone(request, source, preallocate_metadata=preallocate_metadata)
+            return backend.plan_clone(
+                request, origin.look_again(source), preallocate_metadata=preallocate_metadata
+            )
 
         def make(planned: VolumeDef) -> VolumeRecord:
-            with closing(giving.open_image(source)) as handle:
-                return backend.clone(planned, ImageSource(source, handle), job, reflink=reflink)
+            current = origin.look_again(source)
+            with closing(giving.open_image(current)) as handle:
+                return backend.clone(planned, ImageSource(current, handle), job, reflink=reflink)
 
         def work(job: Job[VolumeRef]) -> VolumeRef:
             try:
-                return self._make(plan, make, taken, job)
+                return self.ref(making.make(plan, make, request.name, taken))
             finally:
                 origin.give_back(source.name, job)
 
-        with self._giving_up(job, self):
+        if origin is self and source.name == request.name:
+            raise taken
+        making.reserve(request, job, taken)
+        try:
             origin.lease_read(source.name, job)
-        with self._giving_up(job, origin, source.name):
-            return pool.run_job(job, work, self._end(job))
+            return pool.run_job(job, work, making.ending(job))
+        except BaseException:
+            origin.give_back(source.name, job)
+            with pool.lock:
+                pool.jobs.pop(job.id, None)
+                making.ending(job)()
+            raise
 
     def delete(self, name: str, *, force: bool = False) -> Job[None]:
         """Delete a volume.
@@ -147,8 +160,8 @@ class Volumes:
         def work(job: Job[None]) -> None:
             backend.delete(record, job, force=force)
             with self.pool.lock:
-                self.pool.drop(name)
-                self.pool.use_space(-record.allocation)
+                gone = self.pool.drop(name) or record
+                self.pool.use_space(-gone.allocation)
 
         return self._writing(Job("delete", self.pool.name, name), work)
 
@@ -172,15 +185,15 @@ class Volumes:
         self.pool.require_active()
         record = self.find(name)
         job: Job[None] = Job("resize", self.pool.name, name)
-        wanted = capacity
-        if delta:
-            step = -min(capacity, record.capacity) if shrink else capacity
-            wanted = record.capacity + step
-        if wanted > MAX_SIZE:
-            raise InvalidArgument(f"capacity {wanted} is above {MAX_SIZE} bytes")
 
         def work(job: Job[None]) -> None:
-            current = self._current(record)
+            current = self.look_again(record)
+            wanted = capacity
+            if delta:
+                step = -min(capacity, current.capacity) if shrink else capacity
+                wanted = current.capacity + step
+            if wanted > MAX_SIZE:
+                raise InvalidArgument(f"capacity {wanted} is above {MAX_SIZE} bytes")
             self._check_size(current, wanted, allocate=allocate, shrink=shrink, force=force)
             backend = require(self.pool.backend, Resizes)
             made = backend.resize(
@@ -216,99 +229,6 @@ class Volumes:
             self.pool.leases.release(name, job)
             self.pool.jobs.pop(job.id, None)
 
-    # How a volume comes to be
-
-    def _with_policy(self, request: VolumeDef) -> VolumeDef:
-        policy = self.pool.services.policies.load(self.pool.name)
-        given = request.permissions
-        filled = Permissions(
-            mode=policy.mode if given.mode is None else given.mode,
-            owner=policy.owner if given.owner is None else given.owner,
-            group=policy.group if given.group is None else given.group,
-            label=given.label,
-        )
-        return request if filled == given else replace(request, permissions=filled)
-
-    def _reserve(self, job: Job[VolumeRef], taken: StorageError) -> None:
-        """Take a name for a new volume, so that no second create can."""
-        name = job.volume or ""
-        pool = self.pool
-        with pool.lock:
-            pool.require_active()
-            if pool.leases.writer(name) is not None:
-                raise taken
-            pool.leases.write(name, job)
-            pool.jobs[job.id] = job
-            pool.touch(name)
-
-    def _end(self, job: Job[Any]) -> Callable[[], None]:
-        return lambda: self.pool.leases.release(job.volume or "", job)
-
-    @contextmanager
-    def _giving_up(self, job: Job[Any], holder: Volumes, name: str | None = None) -> Iterator[None]:
-        """Give back what *holder* has leased to *job* if it cannot be begun."""
-        try:
-            yield
-        except BaseException:
-            holder.give_back(name or job.volume or "", job)
-            raise
-
-    def _make(
-        self,
-        plan: Callable[[], VolumeDef],
-        make: Callable[[VolumeDef], VolumeRecord],
-        taken: StorageError,
-        job: Job[VolumeRef],
-    ) -> VolumeRef:
-        """Make a volume that is listed from now on, and no more if it fails."""
-        pool = self.pool
-        self._require_free(job.volume or "", taken)
-        planned = plan()
-        announced = self._announced(planned)
-        with pool.lock:
-            pool.put(announced)
-        try:
-            made = make(planned)
-        except BaseException:
-            with pool.lock:
-                if pool.index.get(announced.name) is announced:
-                    pool.drop(announced.name)
-            raise
-        with pool.lock:
-            pool.put(made)
-            pool.use_space(made.allocation)
-        return self.ref(made)
-
-    def _require_free(self, name: str, taken: StorageError) -> None:
-        """Look whether the name is taken, by what the index knows and by what it does not."""
-        pool = self.pool
-        backend = pool.backend
-        found = known = pool.index.get(name)
-        if isinstance(backend, LooksAtVolumes):
-            found = backend.look(name, known)
-            with pool.lock:
-                if found is None:
-                    pool.drop(name)
-                else:
-                    pool.put(found)
-        if found is not None:
-            taken.advice = f"It is at {pool.path_of(found)}, with {format_size(found.capacity)}."
-            raise taken
-
-    def _announced(self, planned: VolumeDef) -> VolumeRecord:
-        """Return the record of a volume while it is made."""
-        derived = isinstance(self.pool.backend, LooksAtVolumes) and planned.key == planned.path
-        return VolumeRecord(
-            name=planned.name,
-            capacity=planned.capacity,
-            allocation=0,
-            format=planned.format,
-            type=planned.type,
-            key=None if derived else planned.key,
-            path=None if derived else planned.path,
-            permissions=planned.permissions,
-        )
-
     # How a volume changes
 
     def _writing(self, job: Job[T], work: Callable[[Job[T]], T]) -> Job[T]:
@@ -321,7 +241,11 @@ class Volumes:
             pool.jobs[job.id] = job
         return pool.run_job(job, work, lambda: pool.leases.release(name, job))
 
-    def _current(self, record: VolumeRecord) -> VolumeRecord:
+    def look_again(self, record: VolumeRecord) -> VolumeRecord:
+        """Return the facts of a volume that a job has leased; for its worker.
+
+        :raise NoSuchVolume: it has gone.
+        """
         backend = self.pool.backend
         if not isinstance(backend, LooksAtVolumes):
             return record
@@ -353,7 +277,7 @@ class Volumes:
                 )
         available = self.pool.snapshot.info.space.available
         if allocate and self.pool.space_known and wanted - record.allocation > available:
-            raise OperationFailed(
+            raise NoSpace(
                 "Not enough space left in storage pool",
                 advice=f"{format_size(available)} are left in '{self.pool.name}'.",
             )

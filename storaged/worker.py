@@ -47,6 +47,9 @@ class Workers:
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._waiting: deque[Callable[[], None]] = deque()
+        #: all threads, also those that are about to begin
+        self._threads = 0
+        #: those of them that have no work, or are about to fetch some
         self._idle = 0
         self._running: dict[Job[Any], float] = {}
 
@@ -60,11 +63,20 @@ class Workers:
         """Tell whether so many jobs are stuck that new work is refused."""
         return len(self._running) >= self._limits.stuck and len(self.stuck()) >= self._limits.stuck
 
+    def require_answering(self) -> None:
+        """Raise if new work is refused.
+
+        :raise OperationFailed: too many jobs are stuck.
+        """
+        with self._lock:
+            self._require_answering()
+
     def submit(self, job: Job[T], work: Callable[[Job[T]], T]) -> Job[T]:
         """Have *work* run on a thread; its outcome becomes the job's.
 
         :returns: *job*, at once.
-        :raise OperationFailed: too many jobs are stuck; nothing was started.
+        :raise OperationFailed: too many jobs are stuck, or the host has no thread left; nothing was
+            started.
         """
 
         def run() -> None:
@@ -80,19 +92,33 @@ class Workers:
                 job.finish(outcome)
 
         with self._wake:
-            stuck = self._stuck(time.monotonic())
-            if len(stuck) >= self._limits.stuck:
-                raise self._refusal(stuck)
+            stuck = self._require_answering()
             self._waiting.append(run)
-            if self._idle >= len(self._waiting):
-                self._wake.notify()
-            elif len(self._running) - len(stuck) < self._limits.threads:
-                self._spawn()
+            self._wake.notify()
+            missing = len(self._waiting) - self._idle
+            free = self._limits.threads + len(stuck) - self._threads
+            try:
+                for _ in range(min(missing, free)):
+                    self._spawn()
+            except BaseException:  # also an interrupt: what the caller undoes must not begin
+                self._waiting.remove(run)
+                raise
         return job
 
     def _spawn(self) -> None:
-        self._idle += 1  # it counts from now on, so that a burst does not start too many
-        threading.Thread(target=self._loop, name=f"storaged-{self._name}", daemon=True).start()
+        """Start a thread for what is in the queue. Call it with the lock held."""
+        thread = threading.Thread(target=self._loop, name=f"storaged-{self._name}", daemon=True)
+        # It counts from now on, so that a burst does not start too many.
+        self._threads += 1
+        self._idle += 1
+        try:
+            thread.start()
+        except RuntimeError as err:  # too many threads on this host
+            self._threads -= 1
+            self._idle -= 1
+            if self._threads > len(self._running):
+                return  # one of those that are free will come to it
+            raise OperationFailed(f"cannot work on pool '{self._name}': {err}") from err
 
     def _loop(self) -> None:
         while True:
@@ -101,6 +127,7 @@ class Workers:
                     lambda: self._waiting, self._limits.idle
                 ):
                     self._idle -= 1
+                    self._threads -= 1
                     return
                 run = self._waiting.popleft()
                 self._idle -= 1
@@ -119,6 +146,13 @@ class Workers:
         return tuple(
             job for job, began in self._running.items() if now - max(began, job.beat) > after
         )
+
+    def _require_answering(self) -> tuple[Job[Any], ...]:
+        """Return the stuck jobs, if they are few enough."""
+        stuck = self._stuck(time.monotonic())
+        if len(stuck) >= self._limits.stuck:
+            raise self._refusal(stuck)
+        return stuck
 
     def _refusal(self, stuck: tuple[Job[Any], ...]) -> OperationFailed:
         now = time.monotonic()

@@ -53,7 +53,6 @@ LAYERS = (
         "storaged.worker",
     ),
     ("storaged.poolstate",),
-    ("storaged.poolstate",),
     ("storaged.pool",),
     ("storaged.filters", "storaged.look", "storaged.making", "storaged.scan"),
     ("storaged.volumes",),

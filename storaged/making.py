@@ -1,0 +1,132 @@
+"""How a new volume comes to be: its name is taken, it is listed, made, and known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from storaged.backend import Anchored, LooksAtVolumes
+from storaged.errors import StorageError
+from storaged.job import Job
+from storaged.model import Permissions, VolumeDef, VolumeRecord
+from storaged.pool import PoolObject
+from storaged.units import format_size
+
+
+class Making:
+    """The new volumes of one pool.
+
+    A volume is listed while it is made. What lists it is put into the index by `reserve` or `make`
+    and replaced at the end; if it still stands there then, the volume was not made.
+    """
+
+    def __init__(self, pool: PoolObject) -> None:
+        self._pool = pool
+        #: what the index holds of volumes that are being made
+        self._announced: dict[str, VolumeRecord] = {}
+
+    def with_policy(self, request: VolumeDef) -> VolumeDef:
+        """Return a request with the pool's defaults for what it does not say."""
+        policy = self._pool.services.policies.load(self._pool.name)
+        given = request.permissions
+        filled = Permissions(
+            mode=policy.mode if given.mode is None else given.mode,
+            owner=policy.owner if given.owner is None else given.owner,
+            group=policy.group if given.group is None else given.group,
+            label=given.label,
+        )
+        return request if filled == given else replace(request, permissions=filled)
+
+    def reserve(self, request: VolumeDef, job: Job[Any], taken: StorageError) -> None:
+        """Take a name for a new volume, so that no second job can, and list the volume.
+
+        Where it cannot be told yet what path it will get, it is listed once it is planned.
+
+        :raise StorageError: *taken*, if somebody makes, changes or reads a volume of that name.
+        :raise OperationInvalid: the pool is not active.
+        """
+        pool, name = self._pool, request.name
+        with pool.lock:
+            pool.require_active()
+            if pool.leases.held(name):
+                raise taken
+            pool.leases.write(name, job)
+            pool.jobs[job.id] = job
+            pool.touch(name)
+            if name not in pool.index and isinstance(pool.backend, Anchored):
+                self._announce(replace(request, path=None, key=None))
+
+    def ending(self, job: Job[Any]) -> Callable[[], None]:
+        """Return what ends what `reserve` began, whatever came of it, with the lock held.
+
+        Calling that again does nothing.
+        """
+        pool, name = self._pool, job.volume or ""
+
+        def end() -> None:
+            if pool.leases.writer(name) is not job:
+                return
+            pool.leases.release(name, job)
+            announced = self._announced.pop(name, None)
+            if announced is not None and pool.index.get(name) is announced:
+                pool.drop(name)
+
+        return end
+
+    def make(
+        self,
+        plan: Callable[[], VolumeDef],
+        make: Callable[[VolumeDef], VolumeRecord],
+        name: str,
+        taken: StorageError,
+    ) -> VolumeRecord:
+        """Make the volume of a reserved name, for a worker.
+
+        :raise StorageError: *taken*, if there is such a volume; whatever *plan* and *make* raise.
+        """
+        pool = self._pool
+        self._require_free(name, taken)
+        planned = plan()
+        with pool.lock:
+            self._announce(planned)
+        made = make(planned)
+        with pool.lock:
+            pool.put(made)
+            pool.use_space(made.allocation)
+        return made
+
+    def _require_free(self, name: str, taken: StorageError) -> None:
+        """Look whether the name is taken, by what the index knows and by what it does not."""
+        pool = self._pool
+        backend = pool.backend
+        known = pool.index.get(name)
+        if known is self._announced.get(name):
+            known = None
+        found = known
+        if isinstance(backend, LooksAtVolumes):
+            found = backend.look(name, known)
+            with pool.lock:
+                if found is not None:
+                    pool.put(found)
+                elif known is not None:
+                    pool.drop(name)
+        if found is not None:
+            taken.advice = f"It is at {pool.path_of(found)}, with {format_size(found.capacity)}."
+            raise taken
+
+    def _announce(self, volume: VolumeDef) -> None:
+        """List a volume that is not there yet. Call it with the lock held."""
+        derived = self._pool.path_of(replace(volume, path=None))
+        own_path = volume.path not in (None, derived)
+        self._announced[volume.name] = record = VolumeRecord(
+            name=volume.name,
+            capacity=volume.capacity,
+            allocation=0,
+            format=volume.format,
+            type=volume.type,
+            key=None if volume.key in (None, derived) else volume.key,
+            path=volume.path if own_path else None,
+            permissions=volume.permissions,
+        )
+        self._pool.put(record)

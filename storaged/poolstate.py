@@ -1,0 +1,57 @@
+"""What a pool is made of: where it is in its life, what queries see of it, what pools share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from storaged.model import Permissions, PoolDef, PoolInfo
+from storaged.worker import Limits
+
+if TYPE_CHECKING:
+    from storaged.backend import Host
+    from storaged.events import Events
+    from storaged.registry import Registry
+    from storaged.settings import PolicyStore
+    from storaged.state import StateStore
+
+
+class Phase(Enum):
+    """Where a pool is in its life."""
+
+    INACTIVE = "inactive"
+    STARTING = "starting"
+    ACTIVE = "active"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the pools of one engine share."""
+
+    host: Host
+    store: StateStore
+    events: Events
+    registry: Registry
+    policies: PolicyStore
+    limits: Limits
+    readonly: bool = False
+    #: set when the engine is closed: from then on it must not change anything
+    closed: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A pool at one moment.
+
+    :param definition: what runs, or will run at the next start.
+    :param pending: what a redefinition under an active pool left for after the stop.
+    :param permissions: of the target as found; those of the definition before the first scan.
+    """
+
+    definition: PoolDef
+    pending: PoolDef | None
+    info: PoolInfo
+    permissions: Permissions
