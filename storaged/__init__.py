@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from storaged.errors import (
         AccessDenied,
         ArgumentUnsupported,
+        BadArgument,
         Cancelled,
         CommandFailed,
         ConfigUnsupported,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         ResourceBusy,
         StorageError,
         SystemFailure,
+        TargetChanged,
         Timeout,
         Unsupported,
         VolumeBusy,
@@ -76,7 +78,6 @@ if TYPE_CHECKING:
     from storaged.storage import Storage
     from storaged.storage import open_storage as open
     from storaged.volumehandle import Volume
-    from storaged.worker import Limits
     from storaged.worker import Limits
 
 __version__ = VERSION
@@ -120,9 +121,11 @@ _HOMES = {
     "PoolBusy": "errors",
     "Unsupported": "errors",
     "InvalidArgument": "errors",
+    "BadArgument": "errors",
     "OperationFailed": "errors",
     "PoolExists": "errors",
     "NoSpace": "errors",
+    "TargetChanged": "errors",
     "XMLError": "errors",
     "XMLSyntaxError": "errors",
     "XMLSchemaError": "errors",
@@ -184,9 +187,11 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "PoolBusy",
     "Unsupported",
     "InvalidArgument",
+    "BadArgument",
     "OperationFailed",
     "PoolExists",
     "NoSpace",
+    "TargetChanged",
     "XMLError",
     "XMLSyntaxError",
     "XMLSchemaError",

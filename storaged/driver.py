@@ -162,6 +162,8 @@ class Driver(PoolCalls, VolumeCalls):
         with pool.lock:
             pool.persistent = found.config is not None
             pool.autostart = found.autostart
+            wrong = self._services.policies.problems(pool.name)
+            pool.problem("policy", "; ".join(wrong) or None)
             if found.live is not None:
                 pool.phase = Phase.ACTIVE
                 if found.config is not None and found.config != found.live:

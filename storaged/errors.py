@@ -8,9 +8,11 @@
     │   └── PoolBusy             1   jobs of the pool stand in the way
     ├── Unsupported              3   the pool's type lacks the ability
     ├── InvalidArgument          8   a value that no state could make right
+    │   └── BadArgument          8   refused by the call itself
     ├── OperationFailed          9   what was asked clashes with what is there
     │   ├── PoolExists           9   another pool has the name, the uuid or the source
-    │   └── NoSpace              9   the pool is too full
+    │   ├── NoSpace              9   the pool is too full
+    │   └── TargetChanged        9   the target is not what it was when the pool was started
     ├── XMLError                27   a document that breaks a rule
     │   ├── XMLSyntaxError      35   not well-formed, or a character that may not be there
     │   └── XMLSchemaError      92   refused by the RELAX NG schema
@@ -137,6 +139,23 @@ class InvalidArgument(StorageError):
     prefix = "invalid argument: %s"
 
 
+class BadArgument(InvalidArgument):
+    """An argument that the call itself refuses, before anything is looked at.
+
+    :param function: libvirt's name of the call.
+    :param argument: the name of the argument.
+    """
+
+    prefix = "%s"
+
+    def __init__(
+        self, detail: str, *, function: str = "", argument: str = "", advice: str | None = None
+    ) -> None:
+        super().__init__(detail, advice=advice)
+        self.function = function
+        self.argument = argument
+
+
 class OperationFailed(StorageError):
     """The request clashes with what is there: a name, an uuid, a source, the space left."""
 
@@ -146,6 +165,10 @@ class OperationFailed(StorageError):
 
 class PoolExists(OperationFailed):
     """Another pool has the name, the uuid or the source."""
+
+
+class TargetChanged(OperationFailed):
+    """The target of an active pool is not what it was at the start; nothing is written there."""
 
 
 class NoSpace(OperationFailed):

@@ -42,6 +42,9 @@ class Permission(IntEnum):
 #: What one who changes an image needs, and what it does not let others do meanwhile.
 _WRITER_NEEDS = (Permission.CONSISTENT_READ, Permission.WRITE, Permission.RESIZE)
 _WRITER_REFUSES = (Permission.WRITE, Permission.RESIZE)
+#: What one who reads an image as a whole needs, and what would tear what he reads.
+_READER_NEEDS = (Permission.CONSISTENT_READ,)
+_READER_REFUSES = (Permission.WRITE, Permission.RESIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,8 @@ def is_free(fd: int, *, writing: bool = True) -> bool:
     :param fd: the image, open for reading at least.
     :param writing: False asks only whether somebody else writes.
     """
-    needs = _WRITER_NEEDS if writing else (Permission.CONSISTENT_READ,)
-    refuses = _WRITER_REFUSES if writing else (Permission.WRITE,)
+    needs = _WRITER_NEEDS if writing else _READER_NEEDS
+    refuses = _WRITER_REFUSES if writing else _READER_REFUSES
     tested = [_UNSHARED + need for need in needs] + [_USED + refused for refused in refuses]
     return not any(_is_locked(fd, byte) for byte in tested)
 
@@ -85,21 +88,23 @@ def check(fd: int, volume: str, *, writing: bool = True) -> None:
 
 
 @contextmanager
-def hold(fd: int, volume: str, *, force: bool = False) -> Iterator[None]:
-    """Keep QEMU out while the image is written to.
+def hold(fd: int, volume: str, *, writing: bool = True, force: bool = False) -> Iterator[None]:
+    """Keep QEMU out while the image is written to, or keep its writers out while it is read.
 
-    :param fd: the image, open for reading and writing.
+    :param fd: the image, open for reading at least.
+    :param writing: False lets others read as well.
     :param force: go on even if somebody has it open.
     :raise VolumeBusy: somebody has it open, and not *force*.
     """
-    taken = [_USED + need for need in _WRITER_NEEDS]
-    taken += [_UNSHARED + refused for refused in _WRITER_REFUSES]
+    taken = [_USED + need for need in (_WRITER_NEEDS if writing else _READER_NEEDS)]
+    refused = _WRITER_REFUSES if writing else _READER_REFUSES
+    taken += [_UNSHARED + permission for permission in refused]
     # As in QEMU: show our own use first, then look at the others'; so two never both go on.
     for byte in taken:
         _lock(fd, byte, fcntl.F_RDLCK)
     try:
         if not force:
-            check(fd, volume)
+            check(fd, volume, writing=writing)
         yield
     finally:
         for byte in taken:

@@ -53,7 +53,7 @@ class Mount:
 
 def parse(text: bytes) -> tuple[Mount, ...]:
     """Return the mounts of a mountinfo file, in its order; lines of another shape are left out."""
-    found = (_parse_line(line) for line in text.splitlines())
+    found = (_parse_line(line) for line in text.split(b"\n"))
     return tuple(mount for mount in found if mount is not None)
 
 

@@ -1,261 +1,29 @@
-"""A pool as the engine keeps it: state, snapshot, volumes, leases, threads. No policy of calls.
+"""A pool at work: who may do what in it at the same time. No policy of calls.
 
-`PoolObject.snapshot` is what queries read: immutable, replaced in one assignment when an operation
-ends. The lock guards changes of state and is never held while storage is touched; what touches
-storage runs on the pool's own `Workers`.
-
-Two kinds of work exist. *Exclusive* work (start, stop, build, delete) is alone in the pool.
-*Volume jobs* run side by side, each under a lease on its volume; while there are any, exclusive
-work is refused. A scan runs beside both.
+What touches storage runs on the pool's own `Workers`. Two kinds of work exist. *Exclusive* work
+(start, stop, build, delete) is alone in the pool. *Volume jobs* run side by side, each under a
+lease on its volume; while there are any, exclusive work is refused. A scan runs beside both.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from storaged.backend import Ability, Backend, require
-from storaged.errors import InternalError, NoSuchPool, OperationInvalid, PoolBusy, StorageError
-from storaged.index import VolumeIndex
+from storaged.errors import NoSuchPool, OperationInvalid, PoolBusy, TargetChanged
 from storaged.job import Job
-from storaged.lease import Leases
-from storaged.model import (
-    Permissions,
-    PoolDef,
-    PoolInfo,
-    PoolRef,
-    PoolState,
-    Space,
-    VolumeDef,
-    VolumeRecord,
-)
-from storaged.poolstate import Phase, Services, Snapshot
-from storaged.worker import Workers
+from storaged.poolfacts import PoolFacts
+from storaged.poolstate import Phase
 
 T = TypeVar("T")
-A = TypeVar("A", bound=Ability)
 
 
-class PoolObject:
+class PoolObject(PoolFacts):
     """One pool.
 
     :param definition: what its configuration, or its live state, says.
     """
-
-    def __init__(self, definition: PoolDef, services: Services) -> None:
-        self.services = services
-        self.lock = threading.Lock()
-        self.name = definition.name
-        self.ref = PoolRef(definition.name, definition.uuid)
-        self.workers = Workers(definition.name, services.limits)
-        self.leases = Leases()
-        #: volume jobs under way, by their id
-        self.jobs: dict[int, Job[Any]] = {}
-        self.index = VolumeIndex()
-        #: counts starts and stops: what began in another epoch has no say any more
-        self.epoch = 0
-        self.scanned = False
-        #: names that changed since the running scan began; None while none runs
-        self.touched: set[str] | None = None
-        self.phase = Phase.INACTIVE
-        self.persistent = False
-        self.autostart = False
-        self.removed = False
-        #: takes the pool out of the table that it is in
-        self.forget: Callable[[], None] = lambda: None
-        self._definition = definition
-        self._pending: PoolDef | None = None
-        self._exclusive: Job[Any] | None = None
-        self._space: Space | None = None
-        self._permissions: Permissions | None = None
-        self._problems: dict[str, str] = {}
-        self._backend: Backend | None = None
-        self._load_backend()
-        self.publish()
-
-    # Queries: no lock, no waiting
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """What is known of the pool at this moment."""
-        found = self._snapshot
-        if found.info.active and self.workers.inaccessible():
-            info = replace(
-                found.info,
-                state=PoolState.INACCESSIBLE,
-                problems=(*found.info.problems, *self._stuck_problem()),
-            )
-            return replace(found, info=info)
-        return found
-
-    @property
-    def active(self) -> bool:
-        """Whether volumes can be worked on."""
-        return self.phase is Phase.ACTIVE
-
-    @property
-    def backend(self) -> Backend:
-        """The mechanism of the pool.
-
-        :raise InternalError: nobody brings the pool's type; with libvirt's text.
-        """
-        if self._backend is None:
-            self.services.registry.find(self._definition.type)
-            self._load_backend()
-            if self._backend is None:
-                raise InternalError(
-                    f"pool type '{self._definition.type}' cannot be used",
-                    advice=self._problems.get("backend"),
-                )
-        return self._backend
-
-    @property
-    def space_known(self) -> bool:
-        """Whether the figures of the pool were read since it was started."""
-        return self._space is not None
-
-    def under_way(self) -> list[Job[Any]]:
-        """Return the jobs that work on the pool or its volumes, scans and looks aside."""
-        exclusive = self._exclusive
-        return [*list(self.jobs.values()), *([] if exclusive is None else [exclusive])]
-
-    def able(self, ability: type[A]) -> A:
-        """Return the backend of the active pool, typed as having *ability*.
-
-        :raise OperationInvalid: the pool is not active.
-        :raise Unsupported: its type lacks the ability.
-        """
-        self.require_active()
-        return require(self.backend, ability)
-
-    def require_active(self) -> None:
-        """Raise libvirt's error unless the pool is active.
-
-        :raise OperationInvalid: it is not.
-        """
-        if self.phase is not Phase.ACTIVE:
-            raise self.inactive()
-
-    def inactive(self) -> OperationInvalid:
-        """Return libvirt's error for what needs an active pool."""
-        problem = next(iter(self._snapshot.info.problems), "")
-        advice = f"Start it: storagectl pool start {self.name}"
-        return OperationInvalid(
-            f"storage pool '{self.name}' is not active",
-            advice=f"{problem} {advice}".strip() if problem else advice,
-        )
-
-    def path_of(self, volume: VolumeRecord | VolumeDef) -> str:
-        """Return the path of a volume."""
-        return volume.path or f"{self._definition.target}/{volume.name}"
-
-    def key_of(self, volume: VolumeRecord | VolumeDef) -> str:
-        """Return the key of a volume."""
-        return volume.key or self.path_of(volume)
-
-    # Changes: with the lock held
-
-    def publish(self) -> None:
-        """Replace the snapshot by one of the present state. Call it with the lock held."""
-        active = self.phase in (Phase.ACTIVE, Phase.STOPPING)
-        self._snapshot = Snapshot(
-            definition=self._definition,
-            pending=self._pending,
-            info=PoolInfo(
-                ref=self.ref,
-                state=PoolState.RUNNING if active else PoolState.INACTIVE,
-                persistent=self.persistent,
-                autostart=self.autostart,
-                space=self._space or Space(),
-                problems=tuple(self._problems.values()),
-            ),
-            permissions=self._permissions or self._definition.permissions,
-        )
-
-    def define(self, definition: PoolDef) -> None:
-        """Take a new definition: at once, or after the stop if the pool is active."""
-        if self.phase is Phase.INACTIVE:
-            self._definition = definition
-            self._pending = None
-            self._load_backend()
-        else:
-            self._pending = definition
-        self.persistent = True
-        self.publish()
-
-    def run_with(self, definition: PoolDef) -> None:
-        """Take *definition* for the next run only; the present one comes back after the stop."""
-        if self.persistent:
-            self._pending = self._definition
-        self._definition = definition
-        self._load_backend()
-        self.publish()
-
-    def settle(self, phase: Phase) -> None:
-        """Come to rest, active or inactive, and forget what belonged to the state before.
-
-        A pool that is not kept is gone when it is inactive.
-        """
-        if phase is Phase.INACTIVE and not self.persistent:
-            self.forget()
-        self.phase = phase
-        self.epoch += 1
-        self.index = VolumeIndex()
-        self.scanned = False
-        self._space = self._permissions = None
-        self._problems.clear()
-        if phase is Phase.INACTIVE and self._pending is not None:
-            self._definition, self._pending = self._pending, None
-        if phase is Phase.INACTIVE:
-            self._load_backend()
-        self.publish()
-
-    def measured(self, space: Space | None, permissions: Permissions | None = None) -> None:
-        """Take figures that were just read."""
-        if space is not None:
-            self._space = space
-        if permissions is not None:
-            self._permissions = permissions
-        self.publish()
-
-    def use_space(self, delta: int) -> None:
-        """Count *delta* more bytes as allocated (fewer if negative)."""
-        if self._space is None or delta == 0:
-            return
-        capacity, allocation, available = (
-            self._space.capacity,
-            max(self._space.allocation + delta, 0),
-            max(self._space.available - delta, 0),
-        )
-        self._space = Space(capacity, allocation, available)
-        self.publish()
-
-    def problem(self, kind: str, text: str | None) -> None:
-        """Set the pool's problem of one kind, or clear it with None."""
-        if self._problems.get(kind) == text:
-            return
-        if text is None:
-            self._problems.pop(kind, None)
-        else:
-            self._problems[kind] = text
-        self.publish()
-
-    def put(self, record: VolumeRecord) -> None:
-        """Add or replace a volume's record."""
-        self.index.put(record)
-        self.touch(record.name)
-
-    def drop(self, name: str) -> VolumeRecord | None:
-        """Remove a volume's record and return it."""
-        self.touch(name)
-        return self.index.remove(name)
-
-    def touch(self, name: str) -> None:
-        """Note that what a running scan says of *name* may be out of date."""
-        if self.touched is not None:
-            self.touched.add(name)
 
     # Exclusive work
 
@@ -355,7 +123,8 @@ class PoolObject:
 
         def run(job: Job[T]) -> T:
             try:
-                return work(job)
+                with self.watching_target():
+                    return work(job)
             finally:
                 ended()
 
@@ -365,18 +134,15 @@ class PoolObject:
             ended()
             raise
 
-    def _load_backend(self) -> None:
-        self._backend = None
+    @contextmanager
+    def watching_target(self) -> Iterator[None]:
+        """Keep the pool's problem with its target in step with what work on volumes meets."""
         try:
-            kind = self.services.registry.find(self._definition.type)
-            self._backend = kind(self._definition, self.services.host)
-        except StorageError as err:
-            self._problems["backend"] = f"{err.detail}: {err.advice}" if err.advice else err.detail
-        except Exception as err:  # foreign code: it must not take the other pools down
-            self._problems["backend"] = f"the backend of '{self._definition.type}' failed: {err!r}"
-        else:
-            self._problems.pop("backend", None)
-
-    def _stuck_problem(self) -> tuple[str, ...]:
-        stuck = self.workers.stuck()
-        return (f"its storage does not answer; {len(stuck)} operations wait for it",)
+            yield
+        except TargetChanged as err:
+            with self.lock:
+                self.problem("target", err.message)
+            raise
+        if "target" in self._problems:
+            with self.lock:
+                self.problem("target", None)

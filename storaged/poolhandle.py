@@ -62,6 +62,11 @@ class Pool:
         """Whether the pool is started at boot."""
         return self._driver.pool_state(self.ref).autostart
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the pool, for people."""
+        return self.info().problems
+
     def info(self) -> PoolInfo:
         """Return state, figures and problems of the pool at this moment."""
         return self._driver.pool_info(self.ref)

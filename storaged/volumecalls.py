@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from storaged import volxml
 from storaged.backend import Anchored, Sink, Source, WipeAlgorithm
 from storaged.errors import (
+    BadArgument,
     InvalidArgument,
     NoSuchVolume,
     OperationInvalid,
@@ -192,7 +193,12 @@ class VolumeCalls:
         """
         require_writable(self._services)
         if capacity == 0 and not (delta or shrink):
-            raise InvalidArgument("capacity in virStorageVolResize must be greater than 0")
+            raise BadArgument(
+                "capacity in virStorageVolResize cannot be zero without 'delta' or 'shrink' "
+                "flags set",
+                function="virStorageVolResize",
+                argument="capacity",
+            )
         return self._table.by_ref(ref.pool).resize(
             ref.name, capacity, allocate=allocate, delta=delta, shrink=shrink, force=force
         )

@@ -77,6 +77,11 @@ class Volume:
 
         return Pool(self._driver, self.ref.pool)
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the volume, for people; None if nothing is."""
+        return self.info().problem
+
     def info(self) -> VolumeInfo:
         """Return the volume's figures after one fresh look at it."""
         return self._driver.volume_info(self.ref)

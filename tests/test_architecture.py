@@ -53,6 +53,7 @@ LAYERS = (
         "storaged.worker",
     ),
     ("storaged.poolstate",),
+    ("storaged.poolfacts",),
     ("storaged.pool",),
     ("storaged.filters", "storaged.look", "storaged.making", "storaged.scan"),
     ("storaged.volumes",),
