@@ -48,6 +48,6 @@ bench: setup ## Measure against the goals; ARGS="--json FILE --directory DIR --o
 	@$(VENV)/bin/python -m tests.bench $(ARGS)
 
 clean: ## Remove what the other targets made
-	rm -rf .venv .venv-* demo-root build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf .venv .venv-* demo-root try build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

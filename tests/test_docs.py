@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +34,24 @@ def test_readme_session_runs(
     (code,) = blocks("README.md")
     exec(compile(code, "README.md", "exec"), {})
     assert "web1.qcow2" in capsys.readouterr().out
+
+
+def test_readme_commands_run(tmp_path: Path) -> None:
+    text = (TOP / "README.md").read_text()
+    shutil.copy(TOP / "README.md", tmp_path)
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    storagectl ")]
+    assert len(lines) >= 10
+    shim = f'storagectl() {{ "{sys.executable}" -m storaged.cli "$@"; }}'
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join([shim, *lines])],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "web2.qcow2" in done.stdout
+    assert not (tmp_path / "try/images/copy.raw").exists()
 
 
 def test_backend_example_runs(tmp_path: Path) -> None:
