@@ -49,20 +49,33 @@ class BuildsDirectory(TargetDirectory, Builds):
         :raise SystemFailure: the kernel refused; what was made until then stays.
         """
         with system_errors(f"cannot create path '{self.target}'"):
-            target = Path(self.target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made = True
-            try:
-                target.mkdir(0o700)
-            except FileExistsError:
-                made = False
-        with system_errors(f"cannot open directory '{self.target}'"):
-            directory = os.open(self.target, _DIRECTORY)
+            Path(self.target).parent.mkdir(parents=True, exist_ok=True)
+            parent = os.open(Path(self.target).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            directory, made = self._open_or_make(parent)
+        finally:
+            os.close(parent)
         try:
             self._set_permissions(directory, made=made)
             self._control_cow(directory)
         finally:
             os.close(directory)
+
+    def _open_or_make(self, parent: int) -> tuple[int, bool]:
+        """Return the open target, and whether it is new.
+
+        What was made is never reached through a link that somebody put in its place.
+        """
+        name = Path(self.target).name or "."
+        made = True
+        with system_errors(f"cannot create path '{self.target}'"):
+            try:
+                os.mkdir(name, 0o700, dir_fd=parent)
+            except FileExistsError:
+                made = False
+        with system_errors(f"cannot open directory '{self.target}'"):
+            flags = _DIRECTORY | (os.O_NOFOLLOW if made else 0)
+            return os.open(name, flags, dir_fd=parent), made
 
     def _set_permissions(self, directory: int, *, made: bool) -> None:
         wanted = self.definition.permissions
@@ -95,7 +108,10 @@ def _why_not(number: int | None, target: str) -> str | None:
     if number == errno.EBUSY:
         return f"'{target}' is a mount point: undefine the pool instead, the data stay."
     if number in (errno.ENOTEMPTY, errno.EEXIST):
-        names = sorted(entry.name for entry in Path(target).iterdir())
+        try:
+            names = sorted(entry.name for entry in Path(target).iterdir())
+        except OSError:
+            return None
         more = ", ..." if len(names) > 3 else ""
         return f"{len(names)} entries are left: {', '.join(names[:3])}{more}"
     return None

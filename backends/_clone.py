@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 from storaged import imagelock
 from storaged.backend import ClonesVolumes, ImageSource
 from storaged.backends import _copy
+from storaged.backends._backing import backing_size
 from storaged.backends._create import CreatesFiles
 from storaged.backends._image import check_sound, format_errors
 from storaged.errors import (
     ConfigUnsupported,
     InternalError,
+    OperationInvalid,
     OperationUnsupported,
     SystemFailure,
+    Unsupported,
     system_errors,
 )
 from storaged.formats import raw
 from storaged.formats.file import FileHandle
 from storaged.formats.handle import Checkpoint
 from storaged.formats.image import ImageInfo
+from storaged.formats.probe import probe
 from storaged.job import Job
 from storaged.model import VolumeDef, VolumeRecord, VolumeType
 
@@ -63,16 +68,14 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
     def clone(
         self, volume: VolumeDef, source: ImageSource, job: Job[Any], *, reflink: bool
     ) -> VolumeRecord:
-        record, handle = source.record, source.handle
-        fd = handle.fileno()
-        if fd is not None and volume.format not in _RAW:
-            # What a running machine writes meanwhile would tear the copy's tables.
-            imagelock.check(fd, record.name, writing=False)
-        with self.opened_target() as directory:
+        record = source.record
+        with self.opened_target() as directory, _unwritten(volume, source):
             with self.new_volume(directory, volume, job) as target:
+                copy = FileHandle(target, owned=False)
                 with system_errors(f"cannot copy '{record.name}' to '{self.path_of(volume.name)}'"):
                     self._copy(volume, source, target, job, reflink=reflink)
-                self._grow(volume, record, FileHandle(target, owned=False), job)
+                    _check_same(volume, record, copy)
+                self._grow(directory, volume, record, copy, job)
             return self.read_again(directory, volume.name)
 
     def _copy(
@@ -98,7 +101,12 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
         job.checkpoint(total, total)
 
     def _grow(
-        self, volume: VolumeDef, source: VolumeRecord, handle: FileHandle, job: Job[Any]
+        self,
+        directory: int,
+        volume: VolumeDef,
+        source: VolumeRecord,
+        handle: FileHandle,
+        job: Job[Any],
     ) -> None:
         growth = volume.capacity - source.capacity
         if growth <= 0:
@@ -110,8 +118,29 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
                 with format_errors(volume.name):
                     from storaged.backends import _writers
 
-                    _writers.grow(handle, volume.capacity)
+                    backing = backing_size(source.image, directory, self.target)
+                    _writers.grow(handle, volume.capacity, backing)
         job.checkpoint()
+
+
+def _unwritten(volume: VolumeDef, source: ImageSource) -> AbstractContextManager[None]:
+    """Keep machines from writing to an image while it is copied: that would tear its tables.
+
+    :raise VolumeBusy: one does already.
+    """
+    fd = source.handle.fileno()
+    if fd is None or volume.format in _RAW:
+        return nullcontext()
+    return imagelock.hold(fd, source.record.name, writing=False)
+
+
+def _check_same(volume: VolumeDef, source: VolumeRecord, copy: FileHandle) -> None:
+    """Refuse a copy of another image than the one that was checked."""
+    if volume.format not in _RAW and probe(copy) != source.image:
+        raise OperationInvalid(
+            f"volume '{source.name}' was changed while it was cloned",
+            advice="Look at it again, with a refresh of its pool, and clone it then.",
+        )
 
 
 def _quiet(job: Job[Any]) -> Checkpoint:
@@ -131,7 +160,7 @@ def _check_format(volume: VolumeDef, source: VolumeRecord) -> None:
     image = source.image
     if image is None or volume.format in _RAW:
         if volume.backing is not None:
-            raise ConfigUnsupported("cannot set backing store for raw volume")
+            raise Unsupported("backing storage not supported for raw volumes")
         return
     obstacle = _obstacle(volume, image)
     if obstacle:

@@ -1,4 +1,7 @@
-"""New volumes in a directory: raw, qcow2, vmdk and plain directories."""
+"""New volumes in a directory: raw, qcow2, vmdk and plain directories.
+
+A new volume of format iso is an empty sparse file, as in libvirt, for an image to be uploaded into.
+"""
 
 from __future__ import annotations
 
@@ -124,8 +127,10 @@ class CreatesFiles(OpensImages, CreatesVolumes):
         self, handle: FileHandle, volume: VolumeDef, job: Job[Any], preallocate_metadata: bool
     ) -> None:
         path = self.path_of(volume.name)
-        if volume.format == "raw":
+        if volume.format in ("raw", "iso"):
             allocation = volume.capacity if volume.allocation is None else volume.allocation
+            if volume.format == "iso":
+                allocation = 0
             doing = (
                 f"cannot allocate {allocation} bytes in file"
                 if allocation

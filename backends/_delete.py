@@ -13,6 +13,7 @@ from storaged import imagelock
 from storaged.backend import DeletesVolumes
 from storaged.backends._image import OpensImages
 from storaged.backends._record import OPEN_FLAGS
+from storaged.backends._scan import look_at
 from storaged.errors import SystemFailure, system_errors
 from storaged.job import Job
 from storaged.model import VolumeRecord, VolumeType
@@ -27,10 +28,10 @@ class DeletesFiles(OpensImages, DeletesVolumes):
             try:
                 if volume.type is not VolumeType.FILE and _is_link(directory, volume.name):
                     os.unlink(volume.name, dir_fd=directory)
-                elif volume.type is VolumeType.DIR:
-                    self._remove_directory(directory, volume.name)
-                elif volume.type is VolumeType.PLOOP:
+                elif volume.type is VolumeType.PLOOP and _is_ploop(directory, volume.name):
                     shutil.rmtree(volume.name, dir_fd=directory)
+                elif volume.type in (VolumeType.DIR, VolumeType.PLOOP):
+                    self._remove_directory(directory, volume.name)
                 else:
                     if not force:
                         _check_unused(directory, volume.name)
@@ -60,6 +61,12 @@ class DeletesFiles(OpensImages, DeletesVolumes):
 
 def _is_link(directory: int, name: str) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+
+
+def _is_ploop(directory: int, name: str) -> bool:
+    """Tell whether it still is one: another directory of that name may hold anything."""
+    now = look_at(directory, name)
+    return now is not None and now.type is VolumeType.PLOOP
 
 
 def _check_unused(directory: int, name: str) -> None:

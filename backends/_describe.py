@@ -92,11 +92,20 @@ def without_credentials(text: str) -> str:
     """Return the name of a network image without the secrets that some people put into it."""
     if text.startswith("json:"):
         try:
-            return "json:" + json.dumps(_cleaned(json.loads(text[5:])))
+            found = json.loads(text[5:], object_pairs_hook=_unambiguous)
+            cleaned = _cleaned(found)
+            return text if cleaned == found else "json:" + json.dumps(cleaned)
         except (ValueError, RecursionError):
             return "json:"
     cleaned = _USERINFO.sub("", text)
     return _RBD_KEY.sub("", cleaned) if cleaned.startswith("rbd:") else cleaned
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 def _cleaned(value: Any) -> Any:

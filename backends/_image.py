@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storaged import imagelock
 from storaged.backend import Durability
-from storaged.backends._record import OPEN_FLAGS
+from storaged.backends._record import (
+    IMAGE_KINDS,
+    NAME_ONLY,
+    OPEN_FLAGS,
+    Recorder,
+    open_named,
+    owner_name,
+)
 from storaged.backends._scan import ScansDirectory, look_at
 from storaged.errors import (
     ConfigUnsupported,
     NoSuchVolume,
     OperationInvalid,
     OperationUnsupported,
+    SystemFailure,
     system_errors,
 )
 from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
@@ -23,6 +33,8 @@ from storaged.formats.image import ImageState
 from storaged.model import VolumeRecord, VolumeType
 
 _WRITE_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: How network and FUSE file systems say that they cannot sync a directory.
+_NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class OpensImages(ScansDirectory):
@@ -31,9 +43,12 @@ class OpensImages(ScansDirectory):
     def open_fd(self, directory: int, volume: VolumeRecord, *, writable: bool) -> int:
         """Open the file of a volume below the open target; the caller closes it.
 
+        A link is followed if root or we made it, or if what it leads to is its maker's own. Else
+        whoever can write to the directory could turn us upon any file of the host.
+
         :raise NoSuchVolume: it has gone.
         :raise OperationUnsupported: it is a directory, or by now something else than a file.
-        :raise SystemFailure: it cannot be opened.
+        :raise SystemFailure: it cannot be opened, or is another link.
         """
         if volume.type in (VolumeType.DIR, VolumeType.PLOOP):
             raise OperationUnsupported(
@@ -43,10 +58,10 @@ class OpensImages(ScansDirectory):
         with system_errors(f"Failed to open storage volume with path '{path}'"):
             try:
                 flags = _WRITE_FLAGS if writable else OPEN_FLAGS
-                fd = os.open(volume.name, flags, dir_fd=directory)
+                fd = _open_entry(directory, volume.name, flags, path)
             except FileNotFoundError as err:
                 raise NoSuchVolume(f"no storage vol with matching path '{path}'") from err
-            if stat.S_IFMT(os.fstat(fd).st_mode) in (stat.S_IFREG, stat.S_IFBLK):
+            if stat.S_IFMT(os.fstat(fd).st_mode) in IMAGE_KINDS:
                 return fd
         os.close(fd)
         raise OperationUnsupported(f"volume '{volume.name}' is no file any more")
@@ -72,8 +87,23 @@ class OpensImages(ScansDirectory):
 
         :raise OSError: the disk did not take it.
         """
-        if self.host.durability is Durability.FULL:
+        if self.host.durability is not Durability.FULL:
+            return
+        try:
             os.fsync(fd)
+        except OSError as err:
+            if err.errno not in _NO_SYNC or not stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise
+
+    def record_of(self, fd: int, name: str) -> VolumeRecord:
+        """Return the facts of an open volume: of the very file, whatever has its name by now.
+
+        :raise OSError: it cannot be read.
+        """
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            return Recorder().of_file(name, fd, status)
+        return Recorder().of_device(name, fd, status)
 
     def read_again(
         self, directory: int, name: str, known: VolumeRecord | None = None
@@ -86,6 +116,44 @@ class OpensImages(ScansDirectory):
         if record is None:
             raise NoSuchVolume(f"no storage vol with matching path '{self.path_of(name)}'")
         return record
+
+
+def _open_entry(directory: int, name: str, flags: int, path: str) -> int:
+    """Open an entry of a directory, or what it leads to if it is a link that may be followed.
+
+    :raise OSError: the kernel refused.
+    :raise SystemFailure: it is another link.
+    """
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    except OSError as err:
+        if err.errno != errno.ELOOP:
+            raise
+    link = os.open(name, NAME_ONLY | os.O_NOFOLLOW, dir_fd=directory)
+    try:
+        maker = os.fstat(link).st_uid
+        goal = os.readlink("", dir_fd=link)  # of the link just looked at, not of another by now
+    finally:
+        os.close(link)
+    found = os.open(goal, NAME_ONLY, dir_fd=directory)
+    try:
+        status = os.fstat(found)
+        if maker not in (0, os.geteuid(), status.st_uid):
+            raise _foreign_link(path, maker, status.st_uid)
+        if stat.S_IFMT(status.st_mode) not in IMAGE_KINDS:
+            raise OperationUnsupported(f"volume '{name}' is no file any more")
+        return open_named(found, flags)
+    finally:
+        os.close(found)
+
+
+def _foreign_link(path: str, maker: int, owner: int) -> SystemFailure:
+    return SystemFailure(
+        f"Failed to open storage volume with path '{path}'",
+        errno.EACCES,
+        advice=f"User {owner_name(maker)} made it as a link to a file of user {owner_name(owner)}. "
+        f"If that is meant: chown -h root {shlex.quote(path)}",
+    )
 
 
 def check_sound(volume: VolumeRecord, doing: str) -> None:

@@ -36,8 +36,13 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVA
 
 
 def part_name(host: str, job: int) -> str:
-    """Return the name that a file under construction has if it must have one."""
-    return f".storaged-{host}-{os.getpid()}-{job}.part"
+    """Return the name that a file under construction has if it must have one.
+
+    Ten digits of chance follow the job's number: in a container every engine has the same process
+    number, and counts its jobs from 1, and must not run into what a dead one left.
+    """
+    chance = int.from_bytes(os.urandom(4), "big")
+    return f".storaged-{host}-{os.getpid()}-{job}{chance:010}.part"
 
 
 @contextmanager

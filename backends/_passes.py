@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from storaged.backend import WipeAlgorithm
 from storaged.formats.file import FileHandle
-from storaged.formats.handle import Extent
 
 #: Bytes in a piece: a multiple of three, because some of Gutmann's patterns have three bytes.
 _PIECE = 3 << 18
@@ -64,16 +63,20 @@ PASSES: dict[WipeAlgorithm, tuple[Pass, ...]] = {
 
 
 def run_pass(
-    handle: FileHandle, extents: list[Extent], one: Pass, moved: Callable[[int], None]
+    handle: FileHandle,
+    stretches: Iterable[tuple[int, int]],
+    one: Pass,
+    moved: Callable[[int], None],
 ) -> None:
     """Make one pass over some stretches of a file, and bring it to the disk.
 
+    :param stretches: (offset, length) of each.
     :param moved: called with the bytes of each piece.
     :raise OSError: EIO if a verification finds something else than was written.
     """
     repeated = (one.pattern * _PIECE)[:_PIECE]
-    for extent in extents:
-        offset, end = extent.offset, extent.offset + extent.length
+    for start, size in stretches:
+        offset, end = start, start + size
         while offset < end:
             length = min(_PIECE, end - offset)
             piece = memoryview(repeated)[:length] if one.pattern else os.urandom(length)

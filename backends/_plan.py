@@ -21,7 +21,7 @@ from storaged.errors import (
 from storaged.model import Encryption, VolumeDef, VolumeType
 
 #: What is made natively; the others have to wait for conversion through QEMU.
-NATIVE_FORMATS = ("raw", "qcow2", "vmdk", "dir")
+NATIVE_FORMATS = ("raw", "iso", "qcow2", "vmdk", "dir")
 #: libvirt 10.2.0: from here on a qcow2 without compat is version 3.
 COMPAT_11_LEVEL = 10_002_000
 #: File systems hold names of at most this many bytes.
@@ -91,7 +91,7 @@ def check_rest(volume: VolumeDef) -> None:
     kind = volume.format or "raw"
     features = volume.features or frozenset()
     _check_encryption(volume.encryption, kind)
-    if volume.compat == "0.10":
+    if volume.compat == "0.10" and kind == "qcow2":
         if "lazy_refcounts" in features:
             raise ConfigUnsupported("lazy_refcounts not supported with compat level 0.10")
         if "extended_l2" in features:
@@ -101,9 +101,8 @@ def check_rest(volume: VolumeDef) -> None:
     if kind == "qcow2" and volume.compat not in (None, "0.10", "1.1"):
         raise ConfigUnsupported(f"unknown qcow2 compatibility level '{volume.compat}'")
     if not features <= _FEATURES:
-        unknown = ", ".join(sorted(features - _FEATURES))
-        raise ConfigUnsupported(f"format features '{unknown}' cannot be asked for")
-    if kind == "vmdk" and volume.cluster_size:
+        raise ConfigUnsupported(f"unsupported feature {min(features - _FEATURES)}")
+    if kind in ("iso", "vmdk") and volume.cluster_size:
         raise ConfigUnsupported("cluster size only available with qcow2")
     if kind == "vmdk" and volume.backing is not None:
         raise ConfigUnsupported("backing storage not supported for vmdk volumes")
@@ -145,7 +144,7 @@ def _check_options(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
     if kind == "raw" and encryption and encryption.format != "luks":
         raise InternalError("Only luks encryption is supported for raw files")
     if volume.backing is not None:
-        if kind == "raw":
+        if kind in ("raw", "iso"):
             raise ConfigUnsupported("cannot set backing store for raw volume")
         if preallocate_metadata:
             raise ConfigUnsupported("metadata preallocation conflicts with backing store")

@@ -22,11 +22,27 @@ from storaged.units import MAX_SIZE
 STAMP = struct.Struct("=QQqqq")
 #: How a file of a foreign directory is opened: never waiting, never becoming a terminal.
 OPEN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: Names a file without opening it: opening a device can do things to the device.
+NAME_ONLY = os.O_PATH | os.O_CLOEXEC
+#: The kinds of files that hold an image.
+IMAGE_KINDS = (stat.S_IFREG, stat.S_IFBLK)
 #: A directory that holds both is a ploop image.
 PLOOP_FILES = ("root.hds", "DiskDescriptor.xml")
 #: What ``st_blocks`` counts, in bytes.
 BLOCK = 512
 _MAX_SHARED = 4096
+
+
+def open_named(found: int, flags: int) -> int:
+    """Open what a descriptor of `NAME_ONLY` stands for, whatever has its name by now.
+
+    :raise OSError: EISDIR or EINVAL if it is no regular file and no block device.
+    """
+    kind = stat.S_IFMT(os.fstat(found).st_mode)
+    if kind not in IMAGE_KINDS:
+        number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
+        raise OSError(number, os.strerror(number))
+    return os.open(f"/proc/self/fd/{found}", flags)
 
 
 def stamp_of(status: os.stat_result) -> bytes:
@@ -97,7 +113,10 @@ class Recorder:
         """Return the record of the directory *name* in the open *directory*: plain, or a ploop."""
         permissions = self.permissions(status)
         try:
-            parts = [os.stat(f"{name}/{part}", dir_fd=directory) for part in PLOOP_FILES]
+            parts = [
+                os.stat(f"{name}/{part}", dir_fd=directory, follow_symlinks=False)
+                for part in PLOOP_FILES
+            ]
         except OSError:
             parts = []
         if not all(stat.S_ISREG(part.st_mode) for part in parts) or not parts:
@@ -123,7 +142,7 @@ class Recorder:
             return VolumeRecord(name, 0, 0, 0, "raw", problem=f"unreadable: {os.strerror(number)}")
         if number in (errno.EACCES, errno.EPERM):
             mode = stat.S_IMODE(status.st_mode)
-            problem = f"unreadable: owner {_owner(status.st_uid)}, mode {mode:04o}"
+            problem = f"unreadable: owner {owner_name(status.st_uid)}, mode {mode:04o}"
         else:
             problem = f"unreadable: {os.strerror(number)}"
         size = status.st_size
@@ -164,7 +183,8 @@ def _read_ploop(directory: int, path: str) -> tuple[ImageInfo | None, os.stat_re
     return image, status
 
 
-def _owner(uid: int) -> str:
+def owner_name(uid: int) -> str:
+    """Return the name of a user, the number if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -20,9 +20,11 @@ from storaged.backends._describe import describe, label_of
 from storaged.backends._newfile import PART_NAME
 from storaged.backends._record import (
     BLOCK,
+    NAME_ONLY,
     OPEN_FLAGS,
     STAMP,
     Recorder,
+    open_named,
     stamp_of,
     update_allocation,
 )
@@ -203,7 +205,7 @@ def _open(
 ) -> VolumeRecord | None:
     """Open and probe what is, or was a moment ago, a regular file or a block device."""
     try:
-        fd = os.open(name, OPEN_FLAGS, dir_fd=directory)
+        fd = _open_entry(directory, name)
         try:
             status = os.fstat(fd)
             kind = stat.S_IFMT(status.st_mode)
@@ -217,6 +219,23 @@ def _open(
             with suppress(OSError):
                 status = os.stat(name, dir_fd=directory)
         return _failure(name, status, err, recorder)
+
+
+def _open_entry(directory: int, name: str) -> int:
+    """Open an entry; what a link leads to only after a look at the very file.
+
+    :raise OSError: it cannot be opened; EINVAL if a link leads to something else than an image.
+    """
+    try:
+        return os.open(name, OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=directory)
+    except OSError as err:
+        if err.errno != errno.ELOOP:
+            raise
+    found = os.open(name, NAME_ONLY, dir_fd=directory)
+    try:
+        return open_named(found, OPEN_FLAGS)
+    finally:
+        os.close(found)
 
 
 def _failure(

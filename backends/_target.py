@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 
 from storaged import mounts
 from storaged.backend import Anchored, Backend, Host
-from storaged.errors import InternalError, OperationFailed, StorageError, system_errors
+from storaged.errors import InternalError, StorageError, TargetChanged, system_errors
 from storaged.formats import syscalls
 from storaged.model import PoolDef, Space
 
@@ -99,7 +99,7 @@ class TargetDirectory(Backend, Anchored):
 
         :param verify: make sure that it is the one of `hold`.
         :raise SystemFailure: it cannot be opened.
-        :raise OperationFailed: it is another directory, or on another file system, than before.
+        :raise TargetChanged: it is another directory, or on another file system, than before.
         """
         with system_errors(f"cannot open directory '{self.target}'"):
             directory = os.open(self.target, _DIRECTORY)
@@ -162,7 +162,7 @@ def read_space(directory: int, path: str) -> Space:
     return Space(capacity, capacity - available, available)
 
 
-def _changed(pool: str, target: str, held: Anchor, found: Anchor) -> OperationFailed:
+def _changed(pool: str, target: str, held: Anchor, found: Anchor) -> TargetChanged:
     point = shlex.quote(target)
     if held.mounted and not found.mounted:
         # of a bind mount or a subvolume the source alone would be too much
@@ -172,7 +172,7 @@ def _changed(pool: str, target: str, held: Anchor, found: Anchor) -> OperationFa
         mend = f"Unmount what covers it: umount {point}"
     else:
         mend = "Bring the old file system back"
-    return OperationFailed(
+    return TargetChanged(
         f"target '{target}' of pool '{pool}' has changed: expected {held}, found {found}",
         advice=f"{mend}. If the change is meant, stop and start the pool.",
     )

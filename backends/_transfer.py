@@ -9,10 +9,17 @@ from contextlib import ExitStack
 from storaged import imagelock
 from storaged.backend import Durability, Hole, Sink, Source, Transfers
 from storaged.backends._image import OpensImages
-from storaged.errors import OperationInvalid, SystemFailure, system_errors
+from storaged.errors import (
+    InvalidArgument,
+    NoSuchVolume,
+    OperationInvalid,
+    SystemFailure,
+    system_errors,
+)
 from storaged.formats.file import FileHandle
 from storaged.formats.handle import Bytes, Handle
-from storaged.model import VolumeRecord
+from storaged.model import VolumeRecord, VolumeType
+from storaged.units import MAX_SIZE
 
 _READING = "cannot read from stream"
 _WRITING = "cannot write to stream"
@@ -28,20 +35,32 @@ class TransfersFiles(OpensImages, Transfers):
     def upload(self, volume: VolumeRecord, offset: int, length: int) -> Sink:
         durable = self.host.durability is Durability.FULL
         with self.opened_target() as directory, ExitStack() as stack:
-            fd = self.open_fd(directory, volume, writable=True)
+            fd = self._open_stream(directory, volume, writable=True)
             stack.callback(os.close, fd)
-            stack.enter_context(imagelock.hold(fd, volume.name))
+            # as in libvirt, several uploads to one volume may be open
+            stack.enter_context(imagelock.hold(fd, volume.name, alone=False))
             return _FileSink(stack.pop_all(), fd, offset, length, durable=durable)
 
     def download(
         self, volume: VolumeRecord, offset: int, length: int, *, sparse: bool = False
     ) -> Source:
         with self.opened_target() as directory:
-            handle = FileHandle(self.open_fd(directory, volume, writable=False))
+            handle = FileHandle(self._open_stream(directory, volume, writable=False))
         end = max(handle.size(), offset)
         if length:
             end = min(end, offset + length)
         return _FileSource(handle, offset, end, sparse=sparse)
+
+    def _open_stream(self, directory: int, volume: VolumeRecord, *, writable: bool) -> int:
+        """Open the file of a volume, or tell of it in libvirt's words for a stream."""
+        path = self.path_of(volume.name)
+        doing = f"Unable to open stream for '{path}'"
+        if volume.type in (VolumeType.DIR, VolumeType.PLOOP):
+            raise SystemFailure(doing if writable else f"Unable to read {path}", errno.EISDIR)
+        try:
+            return self.open_fd(directory, volume, writable=writable)
+        except NoSuchVolume as err:
+            raise SystemFailure(doing, errno.ENOENT) from err
 
 
 def _check_open(is_open: bool) -> None:
@@ -94,6 +113,10 @@ class _FileSink(Sink):
 
     def _claim(self, length: int) -> None:
         _check_open(self._open)
+        if length < 0:
+            raise InvalidArgument(f"a hole of {length} bytes")
+        if self._offset + length > MAX_SIZE:
+            raise SystemFailure(_WRITING, errno.EFBIG)
         if self._end is not None and self._offset + length > self._end:
             raise SystemFailure(_WRITING, errno.ENOSPC)
 

@@ -1,8 +1,9 @@
 """Overwriting what file volumes hold.
 
-The bytes are overwritten where they lie; a sparse file's holes hold nothing and stay holes, and no
-file becomes longer. On storage that never writes in place (btrfs, most flash) no program can
-promise that the old data are gone.
+All that has space on the disk is overwritten where it lies, also what reads as zeros because a
+guest discarded it; a sparse file's holes hold nothing and stay holes, and no file becomes longer.
+Where nothing is written in place (btrfs, what a clone shares, most flash) no program can promise
+that the old data are gone.
 
 A qcow2 or vmdk image is an empty image of the same capacity and options afterwards (libvirt leaves
 a file of zeros that is no image any more).
@@ -41,12 +42,11 @@ class WipesFiles(OpensImages, Wipes):
         if algorithm is WipeAlgorithm.TRIM:
             raise ArgumentUnsupported("'trim' algorithm not supported")
         with self.opened_target() as directory:
-            now = self.read_again(directory, volume.name, volume)
-            image = _recreated(now)
             with (
-                self.locked_image(directory, now, force=force) as fd,
+                self.locked_image(directory, volume, force=force) as fd,
                 system_errors(f"failed to wipe volume '{self.path_of(volume.name)}'"),
             ):
+                image = _recreated(self.record_of(fd, volume.name))
                 handle = FileHandle(fd, owned=False)
                 if not stat.S_ISREG(os.fstat(fd).st_mode):
                     image = None  # an empty image needs an empty file
@@ -61,15 +61,16 @@ class WipesFiles(OpensImages, Wipes):
 
 
 def _overwrite(handle: FileHandle, algorithm: WipeAlgorithm, job: Job[Any], *, header: int) -> None:
-    """Overwrite all data, those before *header* last.
+    """Overwrite all that has space, what lies before *header* last.
 
     :raise OSError: a write failed, or a verification did.
     """
     size = handle.size()
-    body = [extent for extent in handle.map(header, size) if extent.data]
-    head = [extent for extent in handle.map(0, min(header, size)) if extent.data]
+    head = min(header, size)
+    parts = [(start, length) for start, length in ((head, size - head), (0, head)) if length]
     passes = PASSES[algorithm]
-    total = len(passes) * sum(extent.length for extent in (*head, *body))
+    # Asked for anew in each pass, not kept: a torn file may lie in millions of pieces.
+    total = len(passes) * sum(length for part in parts for _, length in handle.space(*part))
     done = 0
     job.checkpoint(0, total)
 
@@ -78,9 +79,9 @@ def _overwrite(handle: FileHandle, algorithm: WipeAlgorithm, job: Job[Any], *, h
         done += length
         job.checkpoint(done, total)
 
-    for part in (body, head):
-        for one in passes if part else ():
-            run_pass(handle, part, one, moved)
+    for part in parts:
+        for one in passes:
+            run_pass(handle, handle.space(*part), one, moved)
 
 
 def _recreated(volume: VolumeRecord) -> ImageInfo | None:

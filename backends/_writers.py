@@ -67,12 +67,13 @@ def write_empty(handle: FileHandle, image: ImageInfo, name: str) -> None:
     qcow2_create.create(handle, options)
 
 
-def grow(handle: FileHandle, capacity: int) -> None:
+def grow(handle: FileHandle, capacity: int, backing: int | None) -> None:
     """Give a qcow2 image a larger capacity.
 
+    :param backing: the size of its backing image, None if it is not known.
     :raise FormatError: it cannot be grown natively; it is unchanged.
     """
-    qcow2_grow.grow(handle, capacity)
+    qcow2_grow.grow(handle, capacity, backing_size=backing)
 
 
 def _qcow2_options(volume: VolumeDef, preallocate_metadata: bool) -> CreateOptions:

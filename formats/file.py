@@ -17,6 +17,11 @@ _PUNCH = syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE
 _PIECE = 1 << 20
 #: How a kernel or a file system says that it has no such call.
 _NO_SUCH_CALL = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+#: How it says that it does not tell where a file lies.
+_NO_EXTENTS = _NO_SUCH_CALL | {errno.ENOTTY, errno.EINVAL, errno.EBADR}
+#: What ``st_blocks`` counts, in bytes.
+_BLOCK = 512
+_MAX_OFFSET = 2**63 - 1
 
 
 class FileHandle:
@@ -101,15 +106,41 @@ class FileHandle:
                 yield Extent(offset, data - offset, data=False)
             if data < end:
                 hole = min(self._seek(data, os.SEEK_HOLE, end), end)
-                yield Extent(data, hole - data, data=True)
+                if hole > data:  # unless it was punched just now
+                    yield Extent(data, hole - data, data=True)
                 data = hole
             offset = data
+
+    def space(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) of what has space on the disk, also where it reads as zeros.
+
+        That is more than the data of `map`: what was preallocated, and what was zeroed without
+        being overwritten. Where the file system does not tell, it is the data, or everything if the
+        file has as many blocks as its length takes.
+        """
+        end = min(offset + length, self.size())
+        try:
+            for start, size in syscalls.file_extents(self._fd, offset, max(end - offset, 0)):
+                first, last = max(start, offset), min(start + size, end)
+                if first < last:
+                    yield first, last - first
+        except OSError as err:
+            if err.errno not in _NO_EXTENTS:
+                raise
+            if os.fstat(self._fd).st_blocks * _BLOCK >= self.size() and offset < end:
+                yield offset, end - offset
+                return
+            for extent in self.map(offset, length):
+                if extent.data:
+                    yield extent.offset, extent.length
 
     def truncate(self, size: int) -> None:
         """Set the length of a file. A block device keeps its length.
 
         :raise OSError: ENOSPC if a block device is shorter than *size*.
         """
+        if size > _MAX_OFFSET:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         if not self._block:
             os.ftruncate(self._fd, size)
         elif size > self.size():

@@ -9,6 +9,7 @@ Source: the qcow2 specification. The rules about what can be resized are QEMU's.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from storaged.formats import qcow2
@@ -48,13 +49,15 @@ class _Room:
         return self.table_first + self.table
 
 
-def grow(handle: Handle, capacity: int) -> None:
+def grow(handle: Handle, capacity: int, *, backing_size: int | None = None) -> None:
     """Set the virtual size of an image to *capacity*, rounded up to 512 bytes.
 
     Everything unknown in the header is kept, but unknown autoclear features are cleared, as the
     format demands of a writer. The caller holds QEMU's locks on the image. The space that is new
     reads as zeros. The change is on the disk when this returns.
 
+    :param backing_size: virtual size of the backing image, None if it is not known; of no account
+        for an image without one.
     :raise FormatError: if *capacity* is below the present size or above the format's limit.
     :raise UnsupportedFormat: if the image has something that this code does not grow with it.
     :raise CorruptImage: if the image contradicts itself. After these three nothing was changed.
@@ -74,6 +77,8 @@ def grow(handle: Handle, capacity: int) -> None:
         )
     if size == fixed.size:
         return
+    if fixed.backing_file_offset:
+        _require_short(backing_size, fixed.size)
     entries = qcow2.l1_entries(size, header.cluster_size, extended_l2)
     allocated = -(-8 * fixed.l1_size // header.cluster_size) * header.cluster_size
     if entries <= fixed.l1_size:
@@ -105,6 +110,17 @@ def _growable(handle: Handle) -> Header:
     return header
 
 
+def _require_short(backing_size: int | None, size: int) -> None:
+    """Refuse a backing image whose data would show in the new space, which nothing covers yet."""
+    if backing_size is None:
+        raise UnsupportedFormat("the size of its backing image is not known")
+    if backing_size > size:
+        raise UnsupportedFormat(
+            f"its backing image of {backing_size} bytes is longer than its {size} bytes, and would"
+            " show in the new space"
+        )
+
+
 def _extend_l1(handle: Handle, header: Header, entries: int) -> None:
     """Zero the entries that the L1 table gains within its last cluster."""
     fixed = header.fixed
@@ -127,7 +143,14 @@ def _move_l1(handle: Handle, header: Header, entries: int, size: int) -> None:
     for number, index in enumerate(room.blocks):
         counts.add_block(index, (room.first + number) * cluster_size)
     counts.set(room.clusters, 1)
-    _write_structures(handle, counts, header, room, entries)
+    end = handle.size()
+    try:
+        _write_new(handle, counts, header, room, entries)
+    except BaseException:
+        with suppress(OSError):  # nothing refers to it: a full disk gets its space back
+            handle.truncate(end)
+        raise
+    _count_new(handle, counts, room)
     _switch(handle, _moved(header, room, entries, size))
     # What nothing refers to any more is given up last.
     counts.set(old_l1, 0)
@@ -137,10 +160,10 @@ def _move_l1(handle: Handle, header: Header, entries: int, size: int) -> None:
     handle.flush()
 
 
-def _write_structures(
+def _write_new(
     handle: Handle, counts: Refcounts, header: Header, room: _Room, entries: int
 ) -> None:
-    """Write all that the new header will refer to. Until then it is leaked at worst."""
+    """Write all that the new header will refer to, behind the end of the file."""
     fixed, cluster_size = header.fixed, header.cluster_size
     l1 = handle.pread(8 * fixed.l1_size, fixed.l1_table_offset)
     handle.pwrite(l1 + bytes(8 * entries - len(l1)), room.l1_first * cluster_size)
@@ -148,6 +171,10 @@ def _write_structures(
     if room.table:
         handle.pwrite(counts.table(room.table), room.table_first * cluster_size)
     handle.flush()
+
+
+def _count_new(handle: Handle, counts: Refcounts, room: _Room) -> None:
+    """Count the new clusters. Until the header refers to them they are leaked at worst."""
     counts.write(added=False)
     handle.flush()
     if not room.table:
@@ -197,12 +224,13 @@ def _plan(first: int, counts: Refcounts, header: Header, entries: int) -> _Room:
             # Half as long again, like QEMU, so that it is not for the next cluster only.
             half = counts.table_clusters * 3 // 2
             table = max(-(-8 * (last + 1) // size), half)
+            # Before the next turn, which would count the clusters of a table of any length.
+            if table * size > qcow2.MAX_REFCOUNT_TABLE_BYTES:
+                raise FormatError("the refcount table would exceed 8 MiB")
         planned = _Room(first, blocks, table, room.l1)
         if planned == room:
             break
         room = planned
-    if room.table * size > qcow2.MAX_REFCOUNT_TABLE_BYTES:
-        raise FormatError("the refcount table would exceed 8 MiB")
     return room
 
 

@@ -11,6 +11,8 @@ import fcntl
 import functools
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -29,6 +31,16 @@ FS_NOCOW_FL = 0x00800000
 
 _FICLONE = 0x40049409
 _FICLONERANGE = 0x4020940D
+
+#: ``FS_IOC_FIEMAP``: what it is given, each extent that follows, and their most at a time
+_FIEMAP = 0xC020660B
+_FIEMAP_HEAD = struct.Struct("=QQIIII")
+_FIEMAP_EXTENT = struct.Struct("=QQQ16xI12x")
+_FIEMAP_COUNT = 256
+_FIEMAP_FLAG_SYNC = 0x1
+_FIEMAP_EXTENT_LAST = 0x1
+
+_MAX_OFFSET = 2**63 - 1
 
 _AT_EMPTY_PATH = 0x1000
 _AT_SYMLINK_NOFOLLOW = 0x100
@@ -64,8 +76,14 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """
     import ctypes
 
+    if offset + length > _MAX_OFFSET:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     call = _libc().fallocate
-    _checked(call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+    while True:
+        # Some file systems stop at any signal, and have undone what they did of it.
+        with suppress(InterruptedError):
+            _checked(call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+            return
 
 
 def ficlone(target: int, source: int) -> None:
@@ -82,6 +100,32 @@ def ficlonerange(
     """Make a block-aligned stretch of *target* share the data of *source*."""
     argument = struct.pack("=qQQQ", source, source_offset, length, target_offset)
     fcntl.ioctl(target, _FICLONERANGE, argument)
+
+
+def file_extents(fd: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """Yield (offset, length) of the extents of a file that touch a stretch, in order.
+
+    Those that are allocated but not written are among them.
+
+    :raise OSError: EOPNOTSUPP or ENOTTY where the file system does not tell.
+    """
+    end = offset + length
+    buffer = bytearray(_FIEMAP_HEAD.size + _FIEMAP_COUNT * _FIEMAP_EXTENT.size)
+    while offset < end:
+        _FIEMAP_HEAD.pack_into(
+            buffer, 0, offset, end - offset, _FIEMAP_FLAG_SYNC, 0, _FIEMAP_COUNT, 0
+        )
+        fcntl.ioctl(fd, _FIEMAP, buffer)
+        found = _FIEMAP_HEAD.unpack_from(buffer)[3]
+        if not found:
+            return
+        for number in range(found):
+            place = _FIEMAP_HEAD.size + number * _FIEMAP_EXTENT.size
+            start, _, size, flags = _FIEMAP_EXTENT.unpack_from(buffer, place)
+            yield start, size
+        if flags & _FIEMAP_EXTENT_LAST or start + size <= offset:
+            return
+        offset = start + size
 
 
 def rename_noreplace(directory: int, old: str, new: str) -> None:

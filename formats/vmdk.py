@@ -161,7 +161,7 @@ def _check_descriptor(
         return None  # QEMU leaves the place of it empty in the extents of a split image
     _check_text(text, findings)
     hint = re.search(rb'parentFileNameHint="([^"\n]*)"', text)
-    return BackingRef(hint[1]) if hint and hint[1] else None
+    return BackingRef(hint[1], "vmdk") if hint and hint[1] else None  # no parent is anything else
 
 
 def _check_text(text: bytes, findings: Findings) -> None:

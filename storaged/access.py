@@ -118,9 +118,9 @@ def check_access(path: str, user: str | int, *, writing: bool = True) -> AccessR
 def _find_user(user: str | int) -> _User:
     text = str(user)
     try:
-        entry = pwd.getpwuid(int(text)) if text.isdigit() else pwd.getpwnam(text)
+        entry = pwd.getpwuid(int(text)) if text.isdecimal() else pwd.getpwnam(text)
     except (KeyError, OverflowError):
-        if text.isdigit():  # a number needs no name, but then has no groups
+        if text.isdecimal():  # a number needs no name, but then has no groups
             return _User(text, int(text), frozenset())
         raise InvalidArgument(f"there is no user '{text}'") from None
     groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
@@ -159,7 +159,8 @@ def _walk(path: str) -> Iterator[str]:
 
 def _check(path: str, user: _User, wanted: int, doing: str) -> Iterator[Obstacle]:
     """Yield what the permissions of one file or directory have against the user."""
-    status = Path(path).stat()
+    with system_errors(f"cannot stat file '{path}'"):
+        status = Path(path).stat()
     entries, has_lists = _read_acl(path)
     if user.uid == 0:
         return

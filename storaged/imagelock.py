@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from storaged.errors import VolumeBusy
+from storaged.errors import VolumeBusy, system_errors
 
 #: ``struct flock`` of 64-bit Linux: type, whence, start, length, pid
 _FLOCK = struct.Struct("hhqqi4x")
@@ -65,51 +65,62 @@ class Holder:
         return f"virtual machine '{self.guest}', {who}" if self.guest else who
 
 
-def is_free(fd: int, *, writing: bool = True) -> bool:
+def is_free(fd: int, *, writing: bool = True, alone: bool = True) -> bool:
     """Tell whether nobody has the image open in a way that contradicts our use.
 
     :param fd: the image, open for reading at least.
     :param writing: False asks only whether somebody else writes.
+    :param alone: False puts up with other writers that put up with us.
     """
-    needs = _WRITER_NEEDS if writing else _READER_NEEDS
-    refuses = _WRITER_REFUSES if writing else _READER_REFUSES
+    needs, refuses = _wishes(writing, alone)
     tested = [_UNSHARED + need for need in needs] + [_USED + refused for refused in refuses]
     return not any(_is_locked(fd, byte) for byte in tested)
 
 
-def check(fd: int, volume: str, *, writing: bool = True) -> None:
+def check(fd: int, volume: str, *, writing: bool = True, alone: bool = True) -> None:
     """Refuse if a virtual machine, or another program with QEMU's locks, has the image open.
 
     :param volume: its name, for the message.
     :raise VolumeBusy: the advice names the processes.
     """
-    if not is_free(fd, writing=writing):
+    if not is_free(fd, writing=writing, alone=alone):
         raise busy(fd, volume)
 
 
 @contextmanager
-def hold(fd: int, volume: str, *, writing: bool = True, force: bool = False) -> Iterator[None]:
+def hold(
+    fd: int, volume: str, *, writing: bool = True, alone: bool = True, force: bool = False
+) -> Iterator[None]:
     """Keep QEMU out while the image is written to, or keep its writers out while it is read.
 
     :param fd: the image, open for reading at least.
     :param writing: False lets others read as well.
+    :param alone: False lets others write as well if they let us; QEMU never does.
     :param force: go on even if somebody has it open.
     :raise VolumeBusy: somebody has it open, and not *force*.
+    :raise SystemFailure: the file system's locks do not work.
     """
-    taken = [_USED + need for need in (_WRITER_NEEDS if writing else _READER_NEEDS)]
-    refused = _WRITER_REFUSES if writing else _READER_REFUSES
-    taken += [_UNSHARED + permission for permission in refused]
+    needs, refuses = _wishes(writing, alone)
+    taken = [_USED + need for need in needs] + [_UNSHARED + refused for refused in refuses]
     # As in QEMU: show our own use first, then look at the others'; so two never both go on.
-    for byte in taken:
-        _lock(fd, byte, fcntl.F_RDLCK)
     try:
-        if not force:
-            check(fd, volume, writing=writing)
+        with system_errors(f"cannot lock volume '{volume}'"):
+            for byte in taken:
+                _lock(fd, byte, fcntl.F_RDLCK)
+            if not force:
+                check(fd, volume, writing=writing, alone=alone)
         yield
     finally:
         for byte in taken:
             with suppress(OSError):  # the owner may have closed it, which unlocks as well
                 _lock(fd, byte, fcntl.F_UNLCK)
+
+
+def _wishes(writing: bool, alone: bool) -> tuple[tuple[Permission, ...], tuple[Permission, ...]]:
+    """Return what a user of an image needs, and what it does not let others do meanwhile."""
+    needs = _WRITER_NEEDS if writing else _READER_NEEDS
+    refuses = _WRITER_REFUSES if writing else _READER_REFUSES
+    return needs, refuses if alone else ()
 
 
 def busy(fd: int, volume: str) -> VolumeBusy:

@@ -178,4 +178,4 @@ def define_rules(definition: PoolDef) -> None:
     :raise XMLSyntaxError: a newline in the name.
     """
     if "\n" in definition.name:
-        raise XMLSyntaxError(f"invalid char in name: {definition.name}", element="name")
+        raise XMLSyntaxError("invalid char in name: \n", element="name")

@@ -285,11 +285,13 @@ class Volumes:
     def _data_end(self, record: VolumeRecord) -> int:
         """Return where the last data of a raw volume end, in bytes."""
         backend = self.pool.backend
-        if record.image is not None or not isinstance(backend, Transfers):
+        if record.format != "raw" or not isinstance(backend, Transfers):
             return 0  # formats with a header check their own clusters
         with closing(backend.open_image(record)) as handle:
-            ends = [e.offset + e.length for e in handle.map(0, handle.size()) if e.data]
-        return max(ends, default=0)
+            header = handle.size() - record.capacity  # of LUKS
+            extents = handle.map(0, handle.size())
+            ends = (extent.offset + extent.length for extent in extents if extent.data)
+            return max(max(ends, default=0) - header, 0)
 
     def _unknown(self, name: str, *, answered: bool) -> NoSuchVolume:
         pool = self.pool

@@ -29,6 +29,8 @@ MAX_DOCUMENT = 1024 * 1024
 
 #: What may stand before the root, without going back once it has matched, then a doctype.
 _DOCTYPE = re.compile(rb"(?>\s+|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
+#: The longest line of a document that an error message shows, in characters.
+_MAX_EXCERPT = 4096
 #: What lxml puts behind a message; the line stands before it already.
 _PLACE = re.compile(r", line \d+, column \d+$")
 _BOM = b"\xef\xbb\xbf"
@@ -205,7 +207,7 @@ def read(text: str | bytes, root: str, what: str) -> Node:
     except etree.XMLSyntaxError as err:
         line = err.lineno or 1
         message = _PLACE.sub("", err.msg or "Document is empty")
-        raise _syntax_error(what, line, message) from err
+        raise _syntax_error(what, line, message + _excerpt(data, line, err.offset or 0)) from err
     if element.getroottree().docinfo.internalDTD is not None:
         raise _syntax_error(what, 1, "a document type declaration is not allowed")
     node = Node(element)
@@ -242,6 +244,21 @@ def _checked(text: str | bytes, what: str) -> bytes:
         line = data.count(b"\n", 0, doctype.end()) + 1
         raise _syntax_error(what, line, "a document type declaration is not allowed")
     return data
+
+
+def _excerpt(data: bytes, line: int, column: int) -> str:
+    """Return the line at fault and a mark below its *column*, as libvirt puts them into its text.
+
+    A line of unreasonable length is left out.
+    """
+    text = data.decode().split("\n")[line - 1].rstrip("\r")
+    if len(text) > _MAX_EXCERPT:
+        return ""
+    if not text:
+        return "\n(null)\n^"
+    # libvirt counts bytes, and leaves tabs so that the mark stands right on a terminal
+    mark = "".join("\t" if sign == "\t" else "-" * len(sign.encode()) for sign in text[:column])
+    return f"\n{text}\n{mark}^"
 
 
 def _syntax_error(what: str, line: int, message: str) -> XMLSyntaxError:

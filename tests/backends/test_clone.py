@@ -267,6 +267,35 @@ def test_running_source(pool: Pool, storage_daemon: Any) -> None:
     assert pool.names() == ["source"]
 
 
+def test_source_cannot_be_started_meanwhile(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    qemu.create(pool.path / "source", MIB)
+    seen = []
+
+    def share(*_args: object, **_options: object) -> None:
+        with pytest.raises(AssertionError, match="Failed to get"):
+            qemu.io(pool.path / "source", "write 0 512")
+        seen.append(qemu.run("qemu-img", "info", pool.path / "source"))
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    monkeypatch.setattr(_copy, "share", share)
+    pool.clone("clone", pool.look("source"))
+    assert len(seen) == 1
+    qemu.io(pool.path / "source", "write 0 512")
+
+
+def test_source_that_was_changed_meanwhile(pool: Pool) -> None:
+    """What was checked is not what is there: it has a backing store by now."""
+    qemu.create(pool.path / "source", MIB)
+    record = pool.look("source")
+    qemu.create(pool.path / "base", MIB)
+    qemu.run(
+        "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", pool.path / "base", pool.path / "source"
+    )
+    with pytest.raises(OperationInvalid, match="was changed while it was cloned"):
+        pool.clone("clone", record)
+    assert pool.names() == ["base", "source"]
+
+
 # Sharing, on file systems that can
 
 

@@ -204,7 +204,7 @@ def test_base_that_cannot_be_read(pool: Pool) -> None:
     for name, number in expected.items():
         with pytest.raises(SystemFailure) as caught:
             pool.create("top", 1, format="qcow2", backing=BackingStore(name, "raw"))
-        text = f"inaccessible backing store volume {pool.path / name}: {os.strerror(number)}"
+        text = f"inaccessible backing store volume {name}: {os.strerror(number)}"
         assert str(caught.value) == text
 
 
@@ -307,7 +307,7 @@ def test_requests(
 def test_formats_that_are_not_native_are_named(pool: Pool) -> None:
     with pytest.raises(ConfigUnsupported) as caught:
         pool.backend.plan(VolumeDef("disk", 1, format="qed"))
-    assert caught.value.advice == "What is made natively is raw, qcow2, vmdk, dir."
+    assert caught.value.advice == "What is made natively is raw, iso, qcow2, vmdk, dir."
 
 
 def test_nocow_needs_btrfs(pool: Pool) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from storaged import imagelock
 from storaged.errors import (
     InvalidArgument,
     NoSuchVolume,
@@ -18,8 +20,8 @@ from storaged.errors import (
     SystemFailure,
     VolumeBusy,
 )
-from storaged.formats import raw
-from storaged.model import VolumeRecord
+from storaged.formats import qcow2_create, raw
+from storaged.model import BackingStore, VolumeRecord
 from tests.backends.conftest import Pool, new_job
 from tests.formats import cryptsetup, qemu
 
@@ -83,6 +85,20 @@ def test_delete_ploop(pool: Pool) -> None:
     assert pool.names() == []
 
 
+def test_delete_a_directory_that_was_a_ploop(pool: Pool) -> None:
+    """Nothing but a ploop is deleted with all that is in it."""
+    (pool.path / "ct").mkdir()
+    for name in ("root.hds", "DiskDescriptor.xml"):
+        (pool.path / "ct" / name).touch()
+    record = pool.look("ct")
+    (pool.path / "ct").rename(pool.path / "old")
+    (pool.path / "ct").mkdir()
+    (pool.path / "ct/precious").touch()
+    with pytest.raises(SystemFailure, match="Directory not empty"):
+        delete(pool, record)
+    assert (pool.path / "ct/precious").exists()
+
+
 def test_delete_what_runs(pool: Pool, storage_daemon: Any) -> None:
     record = pool.create("disk", MIB, format="qcow2")
     pid = storage_daemon(pool.path / "disk", read_only=True)
@@ -109,8 +125,13 @@ def test_raw(pool: Pool) -> None:
 
 
 def test_raw_with_allocation(pool: Pool) -> None:
-    record = resize(pool, pool.create("disk", MIB), 4 * MIB, allocate=True)
-    assert (record.capacity, record.allocation) == (4 * MIB, 3 * MIB)
+    record = pool.create("disk", 3 * MIB)
+    fd = os.open(pool.path / "disk", os.O_WRONLY)
+    os.pwrite(fd, b"data", MIB)
+    os.close(fd)
+    record = resize(pool, record, 4 * MIB, allocate=True)
+    assert (record.capacity, record.allocation) == (4 * MIB, 4 * MIB)
+    assert (pool.path / "disk").read_bytes() == b"data".rjust(MIB + 4, b"\0").ljust(4 * MIB, b"\0")
 
 
 def test_same_size_is_done_already(pool: Pool) -> None:
@@ -189,6 +210,59 @@ def test_what_is_there_counts_not_what_was_known(pool: Pool) -> None:
         resize(pool, record, 2 * MIB)
 
 
+def test_replaced_between_the_look_and_the_lock(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = pool.create("disk", MIB)
+    pool.create("image", 64 * MIB, format="qcow2")
+    real = imagelock.hold
+
+    def hold(fd: int, volume: str, **options: bool) -> AbstractContextManager[None]:
+        os.dup2(image, fd)  # as if the file had been replaced before it was opened
+        return real(fd, volume, **options)
+
+    image = os.open(pool.path / "image", os.O_RDWR)
+    before = (pool.path / "image").read_bytes()
+    monkeypatch.setattr(imagelock, "hold", hold)
+    try:
+        with pytest.raises(OperationUnsupported, match="cannot be made smaller natively"):
+            resize(pool, record, MIB // 2, shrink=True)
+    finally:
+        os.close(image)
+    assert (pool.path / "image").read_bytes() == before
+
+
+def test_overlay(pool: Pool) -> None:
+    """What the backing image holds never shows in space that is to be empty."""
+    pool.create("base", 8 * MIB, format="qcow2")
+    qemu.io(pool.path / "base", "write -P 7 0 8M")
+    pool.create("top", 8 * MIB, format="qcow2", backing=BackingStore("base", "qcow2"))
+    assert resize(pool, pool.look("top"), 16 * MIB).capacity == 16 * MIB
+    qemu.io(pool.path / "top", "read -P 7 0 8M", "read -P 0 8M 8M")
+    pool.create("short", 4 * MIB, format="qcow2", backing=BackingStore("base", "qcow2"))
+    with pytest.raises(OperationUnsupported, match="is longer than its 4194304 bytes"):
+        resize(pool, pool.look("short"), 6 * MIB)
+    (pool.path / "base").unlink()
+    with pytest.raises(OperationUnsupported, match="size of its backing image is not known"):
+        resize(pool, pool.look("top"), 32 * MIB)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_overlay_of_a_file_outside_the_pool(pool: Pool, tmp_path: Path, recorded: bool) -> None:
+    qemu.create(tmp_path / "base", MIB)
+    options = qcow2_create.CreateOptions(
+        MIB,
+        backing=os.fsencode(tmp_path / "base"),
+        backing_format="qcow2" if recorded else None,
+    )
+    qemu.write_native(pool.path / "top", lambda handle: qcow2_create.create(handle, options))
+    if recorded:
+        assert resize(pool, pool.look("top"), 2 * MIB).capacity == 2 * MIB
+        return
+    with pytest.raises(OperationUnsupported, match="size of its backing image is not known"):
+        resize(pool, pool.look("top"), 2 * MIB)
+
+
 def test_damaged(pool: Pool) -> None:
     (pool.path / "bad").write_bytes(b"QFI\xfb\0\0\0\3" + bytes(56))
     with pytest.raises(OperationInvalid, match="volume 'bad' cannot be resized"):
@@ -199,9 +273,18 @@ def test_resize_what_runs(pool: Pool, storage_daemon: Any) -> None:
     record = pool.create("disk", MIB, format="qcow2")
     storage_daemon(pool.path / "disk")
     before = (pool.path / "disk").read_bytes()
+    for force in (False, True):  # two writers would destroy the image
+        with pytest.raises(VolumeBusy):
+            resize(pool, record, 2 * MIB, force=force)
+    assert (pool.path / "disk").read_bytes() == before
+
+
+def test_force_is_for_raw(pool: Pool, storage_daemon: Any) -> None:
+    record = pool.create("disk", MIB)
+    storage_daemon(pool.path / "disk", format="raw")
     with pytest.raises(VolumeBusy):
         resize(pool, record, 2 * MIB)
-    assert (pool.path / "disk").read_bytes() == before
+    assert resize(pool, record, 2 * MIB, force=True).capacity == 2 * MIB
 
 
 def test_errors_are_ours(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:

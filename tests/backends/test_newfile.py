@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from storaged.backend import Host
 from storaged.backends._newfile import (
     PART_NAME,
     can_be_unnamed,
@@ -55,6 +57,7 @@ def opened(path: Path) -> Iterator[int]:
 def test_names() -> None:
     assert PART_NAME.fullmatch(part_name("4f2a-b", 17))
     assert not PART_NAME.fullmatch(".storaged-notes.part")
+    assert part_name("4f2a-b", 17) != part_name("4f2a-b", 17)
 
 
 def test_this_file_system_can(tmp_path: Path) -> None:
@@ -139,6 +142,22 @@ def test_lost_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(tmp_path) as directory, new_file(directory, ".part", unnamed=True) as file:
         file.commit("disk")
     assert (tmp_path / "disk").exists()
+
+
+def test_directory_that_cannot_be_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """9p and some FUSE file systems have no such call for directories."""
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "no")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    pool = make_pool(tmp_path, host=Host("testhost"))
+    record = pool.create("disk", 1)
+    pool.backend.delete(record, new_job())
+    assert pool.names() == []
 
 
 @pytest.mark.parametrize("unnamed", [True, False])

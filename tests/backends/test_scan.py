@@ -54,6 +54,35 @@ def test_directories(pool: Pool) -> None:
     assert (found["container"].type, found["container"].format) == (VolumeType.PLOOP, "ploop")
 
 
+def test_directory_with_links_in_place_of_a_ploop(pool: Pool, tmp_path: Path) -> None:
+    (pool.path / "sub").mkdir()
+    for name in ("root.hds", "DiskDescriptor.xml"):
+        (tmp_path / name).touch()
+        (pool.path / "sub" / name).symlink_to(tmp_path / name)
+    assert pool.refresh()["sub"].type is VolumeType.DIR
+
+
+def test_file_that_becomes_a_link_to_a_fifo(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a link leads to is looked at before it is opened: opening acts on some devices."""
+    (pool.path / "disk").touch()
+    os.mkfifo(pool.path / "fifo")
+    real = os.open
+    opened: list[tuple[str, int]] = []
+
+    def swapping(path: str, flags: int, *args: int, **options: int) -> int:
+        if path == "disk" and not opened:
+            (pool.path / "disk").unlink()
+            (pool.path / "disk").symlink_to("fifo")
+        opened.append((path, flags))
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", swapping)
+    pool.backend.refresh({}, new_job())
+    assert [
+        one for one in opened if one[1] & (os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY) == 0
+    ] == []
+
+
 def test_links_are_followed(pool: Pool, tmp_path: Path) -> None:
     qemu.create(tmp_path / "outside", 1 << 20)
     (pool.path / "link").symlink_to(tmp_path / "outside")

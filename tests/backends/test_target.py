@@ -163,6 +163,24 @@ def test_build_with_parents(tmp_path: Path) -> None:
     assert pool.backend.check()
 
 
+@needs_root
+def test_build_is_not_led_astray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may rename things in the parent does not get another directory given to him."""
+    (tmp_path / "etc").mkdir()
+    real = os.mkdir
+
+    def mkdir(name: str, *args: int, **options: int) -> None:
+        real(name, *args, **options)
+        pool.path.rmdir()
+        pool.path.symlink_to(tmp_path / "etc")
+
+    pool = make_pool(tmp_path / "vms", permissions=Permissions(owner=12))
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(SystemFailure, match="cannot open directory"):
+        pool.backend.build(new_job())
+    assert (tmp_path / "etc").stat().st_uid == 0
+
+
 def test_build_with_permissions(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from storaged.backend import Durability, Hole, Host, Source
 from storaged.errors import (
+    InvalidArgument,
     NoSuchVolume,
     OperationInvalid,
     OperationUnsupported,
     SystemFailure,
     VolumeBusy,
 )
-from tests.backends.conftest import Pool, make_pool
+from tests.backends.conftest import Pool, make_pool, new_job
 from tests.formats import qemu
 
 MIB = 1 << 20
@@ -182,6 +183,18 @@ def test_upload_keeps_machines_out(pool: Pool, storage_daemon: Any) -> None:
         pool.backend.upload(record, 0, 0)
 
 
+def test_several_uploads_to_one_volume(pool: Pool) -> None:
+    record = pool.create("disk", MIB)
+    sinks = [pool.backend.upload(record, offset, 4) for offset in (0, 4, 8)]
+    for number, sink in enumerate(sinks):
+        sink.write(b"%04d" % number)
+    with pytest.raises(VolumeBusy):  # nobody changes its size meanwhile
+        pool.backend.resize(record, 2 * MIB, new_job())
+    for sink in sinks:
+        sink.finish()
+    assert (pool.path / "disk").read_bytes()[:12] == b"000000010002"
+
+
 def test_nothing_happens_after_the_end(pool: Pool) -> None:
     """The descriptor's number may be another file's by then."""
     fill(pool, b"0123")
@@ -220,11 +233,16 @@ def test_directories_and_what_is_gone(pool: Pool) -> None:
     fill(pool, b"")
     record = pool.look("disk")
     (pool.path / "disk").unlink()
-    for call in (pool.backend.open_image, lambda one: pool.backend.upload(one, 0, 0)):
-        with pytest.raises(OperationUnsupported):
-            call(pool.look("sub"))
-        with pytest.raises(NoSuchVolume):
-            call(record)
+    with pytest.raises(OperationUnsupported):
+        pool.backend.open_image(pool.look("sub"))
+    with pytest.raises(NoSuchVolume):
+        pool.backend.open_image(record)
+    for transfer in (pool.backend.upload, pool.backend.download):
+        with pytest.raises(SystemFailure, match=r"Unable to .*/sub'?: Is a directory$"):
+            transfer(pool.look("sub"), 0, 0)
+        text = f"Unable to open stream for '{pool.path}/disk': No such file or directory"
+        with pytest.raises(SystemFailure, match=f"^{text}$"):
+            transfer(record, 0, 0)
 
 
 def test_replaced_by_a_fifo(pool: Pool) -> None:
@@ -247,3 +265,53 @@ def test_open_image(pool: Pool) -> None:
     handle.pwrite(b"x", 0)
     handle.close()
     assert (pool.path / "disk").read_bytes() == b"x123456789"
+
+
+def test_holes_go_forward_and_not_beyond_every_file(pool: Pool) -> None:
+    fill(pool, b"1234")
+    sink = pool.backend.upload(pool.look("disk"), 2, 0)
+    with pytest.raises(InvalidArgument):
+        sink.hole(-2)
+    with pytest.raises(SystemFailure) as caught:
+        sink.hole(2**63 - 1)
+    assert caught.value.errno == errno.EFBIG
+    sink.abort()
+    assert (pool.path / "disk").read_bytes() == b"1234"
+
+
+# Links
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("writing", [True, False])
+def test_strangers_link_is_not_followed(pool: Pool, tmp_path: Path, writing: bool) -> None:
+    """Else whoever can write to the directory could lead us to any file of the host."""
+
+    def use() -> None:
+        if writing:
+            pool.backend.upload(pool.look("disk"), 0, 0).abort()
+        else:
+            pool.backend.download(pool.look("disk"), 0, 0).close()
+
+    target, link = tmp_path / "shadow", pool.path / "disk"
+    target.write_text("precious")
+    link.symlink_to(target)
+    use()  # root's own link
+    os.lchown(link, 1234, -1)
+    with pytest.raises(SystemFailure) as caught:
+        use()
+    assert caught.value.errno == errno.EACCES
+    assert str(caught.value).startswith(f"Failed to open storage volume with path '{link}'")
+    assert caught.value.advice == (
+        "User 1234 made it as a link to a file of user root. "
+        f"If that is meant: chown -h root {link}"
+    )
+    os.chown(target, 1234, -1)
+    use()  # a link to a file of his own
+
+
+def test_links_of_links(pool: Pool) -> None:
+    fill(pool, b"0123", "image")
+    (pool.path / "second").symlink_to("image")
+    (pool.path / "disk").symlink_to("second")
+    assert drain(pool.backend.download(pool.look("disk"), 1, 0)) == b"123"

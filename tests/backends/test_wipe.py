@@ -16,6 +16,7 @@ from storaged.errors import (
     SystemFailure,
     VolumeBusy,
 )
+from storaged.formats import syscalls
 from storaged.formats.file import FileHandle
 from storaged.model import BackingStore, VolumeRecord
 from tests.backends.conftest import Pool, new_job
@@ -68,6 +69,30 @@ def test_every_algorithm(pool: Pool, disk: VolumeRecord, algorithm: WipeAlgorith
     else:
         last = _passes.PASSES[algorithm][-1].pattern
         assert start == last * len(start)
+
+
+def test_what_a_guest_discarded_is_overwritten_too(pool: Pool) -> None:
+    """It reads as zeros, but its blocks still hold what was written."""
+    (pool.path / "disk").write_bytes(b"s" * MIB)
+    with FileHandle(os.open(pool.path / "disk", os.O_RDWR)) as handle:
+        handle.flush()
+        try:
+            syscalls.fallocate(handle.fileno() or 0, syscalls.FALLOC_FL_ZERO_RANGE, 0, MIB)
+        except OSError as err:
+            pytest.skip(f"the temporary directory is on a file system without it: {err}")
+        job = new_job("wipe")
+        pool.backend.wipe(pool.look("disk"), WipeAlgorithm.BSI, job)
+        assert (job.done, job.total) == (9 * MIB, 9 * MIB)
+        assert handle.pread(MIB, 0) == b"\x7f" * MIB
+
+
+def test_replaced_meanwhile(pool: Pool, disk: VolumeRecord) -> None:
+    """What is wiped is what is locked, whatever was there when it was looked at."""
+    pool.create("other", 64 * MIB, format="qcow2")
+    (pool.path / "other").rename(pool.path / "disk")
+    after = wipe(pool, disk)
+    assert (after.format, after.capacity) == ("qcow2", 64 * MIB)
+    qemu.check(pool.path / "disk")
 
 
 def test_numbers_of_passes() -> None:

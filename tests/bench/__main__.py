@@ -31,6 +31,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group")
+    parser.add_argument(
+        "--many",
+        type=int,
+        default=memory.COUNT,
+        metavar="N",
+        help="volumes of the pool whose memory is measured (default: %(default)s)",
+    )
     options = parser.parse_args()
     kind = file_system(options.directory)
     if kind == "tmpfs":
@@ -40,7 +47,10 @@ def main() -> int:
     report.head()
     for name in options.only or GROUPS:
         with tempfile.TemporaryDirectory(prefix="storaged-bench-", dir=options.directory) as place:
-            GROUPS[name](report, Path(place))
+            if name == "memory":
+                memory.run(report, Path(place), options.many)
+            else:
+                GROUPS[name](report, Path(place))
             os.sync()  # what one group wrote is not paid for by the next
     if options.json:
         report.save(options.json, options.directory)

@@ -1,4 +1,4 @@
-"""What a pool of 100,000 volumes costs: memory, and the time of a look-up by the command line."""
+"""What a pool of many volumes costs: memory, and the time of a look-up by the command line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tests.bench.images import Template, fill
 from tests.bench.measure import Report, Row
 from tests.bench.programs import storagectl, wall
 
+#: Volumes of the pool unless the caller says otherwise.
 COUNT = 100_000
 
 
-def run(report: Report, directory: Path) -> None:
+def run(report: Report, directory: Path, count: int = COUNT) -> None:
     """Measure in processes of their own, so that nothing else counts."""
     images, state = directory / "many", directory / "many-state"
-    fill(images, COUNT, Template.make(directory))
+    fill(images, count, Template.make(directory))
     with storaged.open(state) as storage:
         storage.ensure_dir_pool("bench", images)
     for how, name in (("traced", "Python's own count"), ("resident", "resident")):
@@ -28,9 +29,9 @@ def run(report: Report, directory: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         each = float(done.stdout)
         goal = 800.0 if how == "traced" else None
-        report.add(Row(f"memory a volume at {COUNT:,}, {name}", each, each, 1, "B", goal=goal))
-    path = storagectl(state, "vol", "path", f"disk-{COUNT // 2:06}.raw", "--pool", "bench")
-    report.samples(f"storagectl vol path beside {COUNT:,}", wall(5, path))
+        report.add(Row(f"memory a volume at {count:,}, {name}", each, each, 1, "B", goal=goal))
+    path = storagectl(state, "vol", "path", f"disk-{count // 2:06}.raw", "--pool", "bench")
+    report.samples(f"storagectl vol path beside {count:,}", wall(5, path))
 
 
 def measure(how: str, state: str) -> float:

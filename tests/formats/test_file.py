@@ -155,6 +155,73 @@ def test_map_of_what_knows_no_holes(handle: FileHandle, monkeypatch: pytest.Monk
     assert list(handle.map(5, 100)) == [Extent(5, 100, data=True)]
 
 
+def test_map_while_a_hole_is_punched(handle: FileHandle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was data a moment ago is a hole by now: no extent is empty."""
+    handle.pwrite(b"x" * MIB, 0)
+    answers = iter([0, 0, 4096, MIB])
+    monkeypatch.setattr(os, "lseek", lambda *_args: next(answers))
+    assert list(handle.map(0, MIB)) == [
+        Extent(0, 4096, data=False),
+        Extent(4096, MIB - 4096, data=True),
+    ]
+
+
+def test_space_is_also_what_was_zeroed(handle: FileHandle) -> None:
+    handle.pwrite(b"x" * MIB, MIB)
+    handle.flush()
+    try:
+        syscalls.fallocate(handle.fileno() or 0, syscalls.FALLOC_FL_ZERO_RANGE, MIB, MIB)
+    except OSError as err:
+        pytest.skip(f"the temporary directory is on a file system without it: {err}")
+    handle.truncate(4 * MIB)
+    assert not any(extent.data for extent in handle.map(0, 4 * MIB))
+    assert sum(length for _, length in handle.space(0, 4 * MIB)) == MIB
+    assert list(handle.space(MIB + 5, 10)) == [(MIB + 5, 10)]
+    assert list(handle.space(3 * MIB, MIB)) == []
+
+
+def test_space_in_many_pieces(handle: FileHandle) -> None:
+    places = range(0, 600 * 64 << 10, 64 << 10)
+    for offset in places:
+        handle.pwrite(b"x" * 4096, offset)
+    assert list(handle.space(0, handle.size())) == [(offset, 4096) for offset in places]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_space_where_nobody_tells(full: bool) -> None:
+    """tmpfs does not say where a file lies."""
+    with FileHandle(os.memfd_create("image")) as handle:
+        handle.pwrite(b"x" * 4096, 0)
+        handle.truncate(4096 if full else MIB)
+        assert list(handle.space(0, MIB)) == [(0, 4096)]
+
+
+def test_a_signal_stops_no_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter([errno.EINTR, errno.EINTR, 0])
+
+    def checked(_result: int) -> int:
+        if number := next(numbers):
+            raise OSError(number, os.strerror(number))
+        return 0
+
+    monkeypatch.setattr(syscalls, "_checked", checked)
+    with FileHandle(os.memfd_create("image")) as handle:
+        syscalls.fallocate(handle.fileno() or 0, 0, 0, MIB)
+    assert next(numbers, None) is None
+
+
+def test_beyond_every_file(handle: FileHandle) -> None:
+    calls: list[Callable[[], None]] = [
+        lambda: handle.truncate(2**63),
+        lambda: handle.write_zeroes(2**62, 2**62),
+        lambda: handle.write_zeroes(2**62, 2**62, unmap=False),
+    ]
+    for call in calls:
+        with pytest.raises(OSError, match="File too large"):
+            call()
+    assert handle.size() == 0
+
+
 def test_closes_only_what_it_owns(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     borrowed = FileHandle(fd, owned=False)

@@ -69,7 +69,7 @@ def test_agrees_with_qemu_img(tmp_path: Path, theirs: str, options: str, ours: s
 
 
 @pytest.mark.parametrize(
-    ("format", "recorded"), [("qcow2", "raw"), ("qcow", None), ("qed", "raw"), ("vmdk", None)]
+    ("format", "recorded"), [("qcow2", "raw"), ("qcow", None), ("qed", "raw"), ("vmdk", "vmdk")]
 )
 def test_backing_files(tmp_path: Path, format: str, recorded: str | None) -> None:
     base_format = "vmdk" if format == "vmdk" else "raw"

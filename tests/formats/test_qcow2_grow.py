@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from storaged.formats import qcow2, qcow2_grow
 from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
+from storaged.formats.handle import Bytes
 from storaged.formats.qcow2_create import CreateOptions, create
 from tests.formats import qemu
 from tests.formats.memory import LoggingHandle, MemoryHandle
@@ -18,11 +21,13 @@ from tests.formats.memory import LoggingHandle, MemoryHandle
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
-def grow(path: Path, capacity: int) -> tuple[qcow2.HeaderV2, qcow2.HeaderV2]:
+def grow(
+    path: Path, capacity: int, *, backing_size: int | None = None
+) -> tuple[qcow2.HeaderV2, qcow2.HeaderV2]:
     """Grow an image; return its header before and after."""
     with qemu.open_native(path) as handle:
         before = qcow2.read_header(handle.pread(112, 0)).fixed
-        qcow2_grow.grow(handle, capacity)
+        qcow2_grow.grow(handle, capacity, backing_size=backing_size)
         after = qcow2.read_header(handle.pread(112, 0)).fixed
     qemu.check(path)
     assert qemu.info(path)["virtual-size"] == -(-capacity // 512) * 512
@@ -148,12 +153,49 @@ def test_backing_file_and_unknown_things_stay(tmp_path: Path) -> None:
     handle.pwrite((1 << 63).to_bytes(8, "big"), 80)  # compatible
     handle.pwrite((1 << 62).to_bytes(8, "big"), 88)  # autoclear
     path.write_bytes(handle.data)
-    grow(path, 2 * GIB)
+    grow(path, 2 * GIB, backing_size=MIB)
     header = qcow2.read_header(path.read_bytes()[:112])
     assert header.compatible == 1 << 63
     assert header.autoclear == 0
     assert unknown in path.read_bytes()[:512]
     assert qemu.info(path)["backing-filename"] == "base"
+
+
+@pytest.mark.parametrize(
+    ("backing_size", "text"), [(MIB + 512, "would show"), (None, "is not known")]
+)
+def test_backing_data_never_show_in_the_new_space(backing_size: int | None, text: str) -> None:
+    handle = MemoryHandle()
+    create(handle, CreateOptions(MIB, backing=b"base", backing_format="raw"))
+    before = bytes(handle.data)
+    with pytest.raises(UnsupportedFormat, match=text):
+        qcow2_grow.grow(handle, 2 * MIB, backing_size=backing_size)
+    assert handle.data == before
+    qcow2_grow.grow(handle, MIB, backing_size=backing_size)
+    qcow2_grow.grow(handle, 2 * MIB, backing_size=MIB)
+
+
+def test_hostile_length_costs_nothing() -> None:
+    """A sparse file may be 8 EiB long, and the refcounts of its end would need a huge table."""
+    handle = MemoryHandle()
+    create(handle, CreateOptions(16 * MIB, cluster_size=512, refcount_bits=64))
+    handle.claims = 2**63 - 512
+    with pytest.raises(FormatError, match="refcount table would exceed 8 MiB"):
+        qcow2_grow.grow(handle, 2 * GIB)
+
+
+def test_full_disk_gets_its_space_back() -> None:
+    class Full(MemoryHandle):
+        def pwrite(self, data: Bytes, offset: int) -> None:
+            super().pwrite(data[:1000], offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    handle = MemoryHandle()
+    create(handle, CreateOptions(16 * MIB, cluster_size=512))
+    full = Full(bytes(handle.data))
+    with pytest.raises(OSError, match="No space left"):
+        qcow2_grow.grow(full, 2 * GIB)
+    assert full.data == handle.data
 
 
 def mark(offset: int, value: int, width: int = 8) -> Callable[[MemoryHandle], None]:

@@ -195,6 +195,8 @@ def test_who(tree: Path) -> None:
     assert check_access(path, 54321).user == "54321"
     with pytest.raises(InvalidArgument, match="there is no user 'no-such-user'"):
         check_access(path, "no-such-user")
+    with pytest.raises(InvalidArgument, match="there is no user '²'"):
+        check_access(path, "²")
     with pytest.raises(InvalidArgument, match="is not absolute"):
         check_access("disk", USER)
 

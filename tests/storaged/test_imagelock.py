@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from storaged import imagelock
-from storaged.errors import VolumeBusy
+from storaged.errors import SystemFailure, VolumeBusy
 from storaged.imagelock import Holder, busy, check, hold, holders, is_free
 from tests.backends.conftest import storage_daemon as storage_daemon
 from tests.formats import qemu
@@ -84,8 +84,32 @@ def test_two_of_us(image: Path, fd: int) -> None:
             assert not is_free(other)
         with hold(other, "disk"):
             pass
+        with hold(fd, "disk", alone=False), hold(other, "disk", alone=False):
+            assert not is_free(fd)
+            assert is_free(fd, alone=False)
+        with (
+            hold(fd, "disk"),
+            pytest.raises(VolumeBusy),
+            hold(other, "disk", alone=False),
+        ):
+            pytest.fail("one wanted to be alone")
     finally:
         os.close(other)
+
+
+def test_readers_only_keep_writers_out(image: Path, fd: int) -> None:
+    other = os.open(image, os.O_RDONLY)
+    try:
+        with hold(other, "disk", writing=False):
+            with hold(fd, "disk", writing=False):
+                qemu.run("qemu-img", "check", image)
+            with pytest.raises(VolumeBusy), hold(fd, "disk"):
+                pytest.fail("a writer got in")
+            with pytest.raises(AssertionError, match="Failed to get"):
+                qemu.io(image, "write 0 512")
+    finally:
+        os.close(other)
+    qemu.io(image, "write 0 512")
 
 
 def test_force(image: Path, fd: int, storage_daemon: Callable[..., int]) -> None:
@@ -138,3 +162,12 @@ def test_file_system_without_locks(fd: int, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(fcntl, "fcntl", refuse)
     with hold(fd, "disk"):
         assert is_free(fd)
+
+
+def test_locks_that_do_not_work(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> bytes:
+        raise OSError(121, "the server is gone")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with pytest.raises(SystemFailure, match="cannot lock volume 'disk'"), hold(fd, "disk"):
+        pytest.fail("got in")

@@ -30,6 +30,12 @@ def test_parse() -> None:
     assert plain.super_options == ("rw",)
 
 
+def test_carriage_return_in_a_name() -> None:
+    """The kernel writes it as it is."""
+    line = b"36 22 0:33 / /mnt/a\rb rw - tmpfs tmpfs rw\n"
+    assert [mount.point for mount in mounts.parse(line)] == ["/mnt/a\rb"]
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=100, deadline=None)
 def test_parse_is_total(text: bytes) -> None:

@@ -14,6 +14,7 @@ from storaged.settings import PoolPolicy
 from storaged.storage import Storage
 from storaged.volumehandle import Volume
 from tests.doubles import PATIENCE, refused
+from tests.formats import cryptsetup
 from tests.storaged.conftest import Engine, idle
 
 
@@ -148,3 +149,20 @@ def test_two_roots_in_one_directory(engine: Engine, tmp_path: Path) -> None:
         assert storage.jobs() == []
     finally:
         other.close()
+
+
+@cryptsetup.needed
+def test_an_encrypted_volume_is_not_shrunk_below_its_data(pool: Pool) -> None:
+    path = Path(pool.definition().target or "") / "secret"
+    cryptsetup.create(path, 16 << 20)
+    volume = pool.volume("secret")
+    header = (16 << 20) - volume.info().capacity
+    with path.open("r+b") as file:
+        os.ftruncate(file.fileno(), header)  # holes instead of the zeros that were written
+        os.ftruncate(file.fileno(), 16 << 20)
+        file.seek(header + (4 << 20))
+        file.write(b"x")
+    with refused(8, "invalid argument: can't shrink capacity below existing allocation"):
+        volume.resize(4 << 20, shrink=True)
+    volume.resize(5 << 20, shrink=True)
+    assert (path.stat().st_size, volume.info().capacity) == (header + (5 << 20), 5 << 20)
