@@ -7,40 +7,20 @@ once, whose ``result`` is what it would have returned.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Unpack, overload
+from typing import Literal, Unpack, overload
 from uuid import UUID
 
 from storaged.ensure import Ensured, ensure_volume
 from storaged.job import Job
 from storaged.model import PoolDef, PoolInfo, PoolRef, VolumeDef, VolumeInfo, VolumeRef
+from storaged.named import Named
 from storaged.request import VolumeOptions, outcome, volume_request
 from storaged.settings import PoolPolicy
 from storaged.volumehandle import Volume
 
-if TYPE_CHECKING:
-    from storaged.driver import Driver
 
-
-class Pool:
+class Pool(Named[PoolRef]):
     """A storage pool of an engine."""
-
-    def __init__(self, driver: Driver, ref: PoolRef) -> None:
-        self._driver = driver
-        self.ref = ref
-
-    def __repr__(self) -> str:
-        return f"<Pool {self.name}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pool) and (self._driver, self.ref) == (other._driver, other.ref)
-
-    def __hash__(self) -> int:
-        return hash(self.ref)
-
-    @property
-    def name(self) -> str:
-        """The name, unique in the engine."""
-        return self.ref.name
 
     @property
     def uuid(self) -> UUID:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 from storaged.backend import Sink, Source, WipeAlgorithm
 from storaged.job import Job
 from storaged.model import VolumeDef, VolumeInfo, VolumeRef
+from storaged.named import Named
 from storaged.request import VolumeOptions, outcome, volume_request
 from storaged.transfer import File
 from storaged.units import parse_size
 
 if TYPE_CHECKING:
     from storaged.access import AccessReport
-    from storaged.driver import Driver
     from storaged.poolhandle import Pool
 
 
@@ -36,29 +36,14 @@ class ResizeOptions(TypedDict, total=False):
     force: bool
 
 
-class Volume:
+class Volume(Named[VolumeRef]):
     """A volume of a pool."""
 
     #: libvirt's names of the wiping patterns
     Wipe = WipeAlgorithm
 
-    def __init__(self, driver: Driver, ref: VolumeRef) -> None:
-        self._driver = driver
-        self.ref = ref
-
     def __repr__(self) -> str:
         return f"<Volume {self.ref.pool.name}/{self.name}>"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Volume) and (self._driver, self.ref) == (other._driver, other.ref)
-
-    def __hash__(self) -> int:
-        return hash(self.ref)
-
-    @property
-    def name(self) -> str:
-        """The name, unique in the pool."""
-        return self.ref.name
 
     @property
     def key(self) -> str:

@@ -60,7 +60,7 @@ LAYERS = (
     ("storaged.streams", "storaged.table"),
     ("storaged.poolcalls", "storaged.volumecalls"),
     ("storaged.driver",),
-    ("storaged.ensure",),
+    ("storaged.ensure", "storaged.named"),
     ("storaged.poolhandle", "storaged.request", "storaged.volumehandle"),
     ("storaged.storage",),
     ("storaged",),
