@@ -34,7 +34,8 @@ class ResizesFiles(OpensImages, Resizes):
     ) -> VolumeRecord:
         with self.opened_target() as directory:
             now = self.read_again(directory, volume.name, volume)
-            if _checked(now, capacity, allocate=allocate, shrink=shrink) == now.capacity:
+            wanted = _checked(now, capacity, allocate=allocate, shrink=shrink)
+            if wanted == now.capacity and not allocate:
                 return now
             # Two that change the tables of one image destroy it: no force helps there.
             force = force and now.format == "raw"
@@ -44,7 +45,7 @@ class ResizesFiles(OpensImages, Resizes):
             ):
                 now = self.record_of(fd, volume.name)  # what others did before the lock counts
                 capacity = _checked(now, capacity, allocate=allocate, shrink=shrink)
-                if capacity != now.capacity:
+                if capacity != now.capacity or allocate:
                     self._change(directory, fd, now, capacity, job, allocate=allocate)
             return self.read_again(directory, volume.name)
 
@@ -81,7 +82,7 @@ def _checked(volume: VolumeRecord, capacity: int, *, allocate: bool, shrink: boo
     check_sound(volume, "resized")
     if volume.format != "raw":
         capacity = -(-capacity // _SECTOR) * _SECTOR
-    if capacity == volume.capacity:
+    if capacity == volume.capacity and not allocate:
         return capacity
     if capacity < volume.capacity and not shrink:
         raise InvalidArgument(
@@ -114,7 +115,7 @@ def _resize_raw(handle: FileHandle, length: int, job: Job[Any], *, allocate: boo
     """
     before = handle.size()
     try:
-        if allocate and length > before:
+        if allocate and length >= before:
             raw.allocate(handle, before, length, job.checkpoint)
             # As in libvirt all of the volume has its space afterwards, also what was sparse.
             for part in handle.map(0, before):

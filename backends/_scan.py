@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from storaged.backend import LooksAtVolumes, Refresh
+from storaged.backend import Figures, LooksAtVolumes, Refresh
 from storaged.backends._describe import describe, label_of
 from storaged.backends._newfile import PART_NAME
 from storaged.backends._record import (
@@ -59,21 +59,26 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
         with self.opened_target(verify=False) as directory:
             with system_errors(f"cannot read directory '{self.target}'"):
                 volumes = scan(directory, known, job)
-            with system_errors(f"cannot open directory '{self.target}'"):
-                status = os.fstat(directory)
             problem = self.target_problem(directory)
+            figures = self._figures(directory)
             return Refresh(
-                volumes,
-                read_space(directory, self.target),
-                Permissions.of_file(status, label_of(directory)),
-                (problem,) if problem else (),
+                volumes, figures.space, figures.permissions, (problem,) if problem else ()
             )
+
+    def measure(self) -> Figures:
+        with self.opened_target(verify=False) as directory:
+            return self._figures(directory)
 
     def look(self, name: str, known: VolumeRecord | None) -> VolumeRecord | None:
         if not is_listed(name):
             return None
         with self.opened_target(verify=False) as directory:
             return look_at(directory, name, known)
+
+    def _figures(self, directory: int) -> Figures:
+        with system_errors(f"cannot open directory '{self.target}'"):
+            permissions = Permissions.of_file(os.fstat(directory), label_of(directory))
+        return Figures(read_space(directory, self.target), permissions)
 
     def describe(self, record: VolumeRecord) -> VolumeDef:
         try:

@@ -77,10 +77,6 @@ class TargetDirectory(Backend, Anchored):
     def check(self) -> bool:
         return os.path.isdir(self.target)  # noqa: PTH112
 
-    def space(self) -> Space | None:
-        with self.opened_target(verify=False) as directory:
-            return read_space(directory, self.target)
-
     def anchor(self) -> Mapping[str, str | int]:
         with self.opened_target(verify=False) as directory:
             return asdict(read_anchor(directory))

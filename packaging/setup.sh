@@ -32,12 +32,15 @@ libvirtd            libvirt-daemon
 cryptsetup          cryptsetup-bin
 zsh                 zsh
 fish                fish
+genisoimage         genisoimage
 '
 
 missing_packages() {
     echo "$tools" | while read -r tool package; do
         [ -z "$tool" ] || command -v "$tool" >/dev/null || echo "$package"
     done
+    # the tests drive libvirt with its own binding, which comes for Debian's Python only
+    /usr/bin/python3 -c 'import libvirt' 2>/dev/null || echo python3-libvirt
 }
 
 may_install() {

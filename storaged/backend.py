@@ -19,10 +19,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from storaged.errors import Unsupported
-from storaged.formats.handle import Bytes, Handle
+from storaged.flow import Hole as Hole
+from storaged.flow import Sink as Sink
+from storaged.flow import Source as Source
+from storaged.formats.handle import Handle
 from storaged.job import Job
 from storaged.model import (
     Permissions,
@@ -91,6 +94,14 @@ class Descriptor:
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What can be told of a pool without a scan; *permissions* are those of its target."""
+
+    space: Space
+    permissions: Permissions | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
     """What one scan found.
 
@@ -102,51 +113,6 @@ class Refresh:
     space: Space
     permissions: Permissions | None = None
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """A stretch of zeros in a transfer, in bytes."""
-
-    length: int
-
-
-class Source(Protocol):
-    """Where a download comes from."""
-
-    def read(self, size: int) -> bytes | Hole:
-        """Return the next piece, at most *size* bytes of data; ``b""`` at the end.
-
-        Holes are told only by a sparse source, and may be longer than *size*.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go. Calling it again does nothing."""
-        ...
-
-
-class Sink(Protocol):
-    """Where an upload goes. Bytes that were written stay, whatever ends the transfer."""
-
-    def write(self, data: Bytes) -> None:
-        """Take the next bytes; they have reached the file when this returns.
-
-        :raise SystemFailure: also with ENOSPC when the announced length is exceeded.
-        """
-        ...
-
-    def hole(self, length: int) -> None:
-        """Make the next *length* bytes read as zeros, and never shorten the volume."""
-        ...
-
-    def finish(self) -> None:
-        """End the transfer as complete, made durable as the engine's setting asks."""
-        ...
-
-    def abort(self) -> None:
-        """End the transfer. Calling it after an end does nothing."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +158,8 @@ class Backend(ABC):
             or listed with its ``problem``.
         """
 
-    def space(self) -> Space | None:
-        """Return how full the storage is, cheaply, or None if only `refresh` can tell."""
+    def measure(self) -> Figures | None:
+        """Return what can be told of the pool cheaply, None if only `refresh` can tell."""
         return None
 
 

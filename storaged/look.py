@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storaged.backend import LooksAtVolumes
+from storaged.backend import Figures, LooksAtVolumes
 from storaged.errors import OperationFailed, OperationInvalid, StorageError
 from storaged.job import Job
-from storaged.model import Space, VolumeDef, VolumeRecord
+from storaged.model import VolumeDef, VolumeRecord
 from storaged.pool import PoolObject
 
 #: How long a query waits for a look, in seconds.
@@ -158,15 +158,16 @@ class Looks:
 
     def _measure(self, epoch: int) -> None:
         pool, problem = self._pool, None
-        space: Space | None = None
+        figures: Figures | None = None
         try:
-            space = pool.backend.space()
+            figures = pool.backend.measure()
         except StorageError as err:
             problem = f"its figures cannot be read: {err.message}"
         with pool.lock:
             if pool.epoch == epoch and not pool.space_known:
                 pool.problem("space", problem)
-                pool.measured(space)
+                if figures is not None:
+                    pool.measured(figures.space, figures.permissions)
 
 
 #: The problem of a volume that was there at the last scan and is not any more.

@@ -209,10 +209,9 @@ class PoolFacts:
             self._load_backend()
         self.publish()
 
-    def measured(self, space: Space | None, permissions: Permissions | None = None) -> None:
+    def measured(self, space: Space, permissions: Permissions | None) -> None:
         """Take figures that were just read."""
-        if space is not None:
-            self._space = space
+        self._space = space
         if permissions is not None:
             self._permissions = permissions
         self.publish()

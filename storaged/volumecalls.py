@@ -109,7 +109,9 @@ class VolumeCalls:
         """Return all there is to say of a volume, after one fresh look."""
         volumes, sight = self._seen(ref)
         record = sight.record
-        found = volumes.looks.describe(record) if sight.fresh and record.stamp else None
+        found = None
+        if sight.fresh and not _info(volumes, record).building:
+            found = volumes.looks.describe(record)
         if found is None:
             found = VolumeDef(
                 name=record.name,

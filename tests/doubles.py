@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from storaged.backend import Backend, Descriptor, Host, ImageSource, Refresh, Sink, Source
+from storaged.backend import Backend, Descriptor, Figures, Host, ImageSource, Refresh, Sink, Source
 from storaged.backends.dir import Dir
 from storaged.errors import Domain, StorageError
 from storaged.formats.handle import Handle
@@ -109,9 +109,9 @@ class Double(Dir):
         self.control.enter("refreshed", job)
         return found
 
-    def space(self) -> Space | None:
-        self.control.enter("space")
-        return super().space()
+    def measure(self) -> Figures:
+        self.control.enter("measure")
+        return super().measure()
 
     def look(self, name: str, known: VolumeRecord | None) -> VolumeRecord | None:
         self.control.enter("look")

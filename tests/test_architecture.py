@@ -38,6 +38,7 @@ LAYERS = (
         "storaged.mounts",
         "storaged.paths",
     ),
+    ("storaged.flow",),
     ("storaged.backend",),
     ("storaged.backends.*",),
     (

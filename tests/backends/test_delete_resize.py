@@ -298,3 +298,13 @@ def test_errors_are_ours(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
         resize(pool, record, 2 * MIB)
     expected = f"Failed to resize file '{pool.path}/disk': Input/output error"
     assert str(caught.value) == expected
+
+
+def test_all_of_a_sparse_volume_can_be_allocated(pool: Pool) -> None:
+    record = pool.create("disk", MIB)
+    with (pool.path / "disk").open("r+b") as file:
+        file.write(b"data")
+    assert pool.look("disk").allocation < MIB
+    full = resize(pool, record, MIB, allocate=True)
+    assert (full.capacity, full.allocation) == (MIB, MIB)
+    assert (pool.path / "disk").read_bytes().rstrip(b"\0") == b"data"

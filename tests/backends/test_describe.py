@@ -139,6 +139,8 @@ def test_what_is_a_local_name(name: bytes, path: str | None) -> None:
             'json:{"driver": "https", "url": "https://h/x"}',
         ),
         ('json:{"a": [{"password": 1}, "ftp://u@h/"]}', 'json:{"a": [{}, "ftp://h/"]}'),
+        ('json:{"driver":"nbd" , "host":"h"}', 'json:{"driver":"nbd" , "host":"h"}'),
+        ('json:{"a":{"password":"s"},"a":1}', "json:"),
         ("json:{broken ann:pw@", "json:"),
         ("json:" + "[" * 100_000, "json:"),
     ],

@@ -257,7 +257,9 @@ def test_space_and_permissions_of_the_target(pool: Pool) -> None:
     facts = os.statvfs(pool.path)
     assert found.space.capacity == facts.f_blocks * facts.f_frsize
     assert found.space.allocation + found.space.available == found.space.capacity
-    assert pool.backend.space() is not None
+    told = pool.backend.measure()
+    assert told is not None
+    assert told.permissions == found.permissions
     assert found.permissions is not None
     assert found.permissions.mode == 0o750
     assert found.problems == ()

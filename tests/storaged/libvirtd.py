@@ -1,5 +1,8 @@
 """A real libvirt daemon with nothing but its storage driver, in a file system view of its own.
 
+Where a test asks for it, the driver of secrets comes with it: libvirt's storage driver asks it for
+the secret of every encrypted volume that it looks at.
+
 ``/etc/libvirt``, ``/run`` and ``/var`` of the daemon are directories of the test, so that neither
 the host's libvirt nor its pools are touched, and the test sees what the daemon writes.
 """
@@ -87,14 +90,17 @@ def require_libvirtd() -> Path:
     pytest.skip(f"{_DRIVER} is not installed")
 
 
-def launch(root: Path) -> subprocess.Popen[bytes]:
+def launch(root: Path, *, secrets: bool = False) -> subprocess.Popen[bytes]:
     """Start a daemon and do not wait; its log is ``root/libvirtd.log``."""
-    module = require_libvirtd()
+    modules = [require_libvirtd()]
+    if secrets:
+        modules.append(modules[0].with_name("libvirt_driver_secret.so"))
     for name in ("etc/libvirt", "run/libvirt", "var/lib", "var/log", "var/cache", "drivers"):
         (root / name).mkdir(parents=True, exist_ok=True)
-    link = root / "drivers" / _DRIVER
-    if not link.exists():
-        link.symlink_to(module)
+    for module in modules:
+        link = root / "drivers" / module.name
+        if module.exists() and not link.exists():
+            link.symlink_to(module)
     (root / "etc/libvirt/libvirtd.conf").write_text(
         'auth_unix_ro = "none"\nauth_unix_rw = "none"\n'
         f'log_outputs = "2:file:{root}/libvirtd.log"\n'
@@ -110,9 +116,9 @@ def launch(root: Path) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def libvirtd(root: Path) -> Iterator[Libvirtd]:
+def libvirtd(root: Path, *, secrets: bool = False) -> Iterator[Libvirtd]:
     """Run a daemon on the files below *root*, and end it."""
-    process = launch(root)
+    process = launch(root, secrets=secrets)
     try:
         socket = root / "run/libvirt/libvirt-sock"
         deadline = time.monotonic() + 30

@@ -247,10 +247,10 @@ def test_the_figures_of_a_pool_are_read_at_first_need(
 ) -> None:
     storage.close()
     again = engine.open().pool("p")
-    control.hold("space")
+    control.hold("measure")
     with promptly(A_LOOK):
         assert again.info().space.capacity == 0
-    control.release("space")
+    control.release("measure")
     eventually(lambda: again.info().space.capacity > 0)
     assert control.calls["refresh"] == 1
 

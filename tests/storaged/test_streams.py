@@ -122,9 +122,9 @@ def test_a_failed_opening_leaves_no_lease(pool: Pool, volume: Volume, tmp_path: 
             work()
         assert idle(pool)
     Path(volume.path).unlink()
-    with refused(50):
+    with refused(38):
         volume.open_download()
-    with refused(50):
+    with refused(38):
         volume.open_upload()
     assert idle(pool)
 

@@ -42,9 +42,9 @@ def _virsh(*commands: str) -> tuple[str, str]:
 
 
 def _error(stderr: str) -> str | None:
-    """Return the reason of the first failure: the second line, without virsh's prefix."""
-    lines = stderr.splitlines()
-    return lines[1].removeprefix("error: ") if len(lines) > 1 else None
+    """Return the reason of the first failure: virsh's second message, without its prefix."""
+    messages = ("\n" + stderr.rstrip("\n")).split("\nerror: ")
+    return messages[2] if len(messages) > 2 else None
 
 
 def _libvirt_pool(document: str, name: str, folder: Path) -> str:

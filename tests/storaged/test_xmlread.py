@@ -168,3 +168,17 @@ def test_numbers(node: Node) -> None:
     for attribute in ("big", "junk", "hex", "signed"):
         with pytest.raises(XMLError, match="Expected non-negative integer value"):
             number.unsigned(attribute)
+
+
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ("<a>\n\t<b c=d/></a>", "\n\t<b c=d/></a>\n\t-----^"),
+        ("<a>\r\n\u00fc</b>\r\n", "\n\u00fc</b>\n------^"),
+        ("", "\n(null)\n^"),
+        ("<a>" + "x" * 5000 + "</b>", ""),
+    ],
+)
+def test_the_line_at_fault_is_shown(document: str, shown: str) -> None:
+    _, newline, rest = str(refused(document)).partition("\n")
+    assert newline + rest == shown

@@ -1,0 +1,53 @@
+"""How data move through the engine: out of a source, into a sink, holes told as holes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from storaged.formats.handle import Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """A stretch of zeros in a transfer, in bytes."""
+
+    length: int
+
+
+class Source(Protocol):
+    """Where a download comes from."""
+
+    def read(self, size: int) -> bytes | Hole:
+        """Return the next piece, at most *size* bytes of data; ``b""`` at the end.
+
+        Holes are told only by a sparse source, and may be longer than *size*.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go. Calling it again does nothing."""
+        ...
+
+
+class Sink(Protocol):
+    """Where an upload goes. Bytes that were written stay, whatever ends the transfer."""
+
+    def write(self, data: Bytes) -> None:
+        """Take the next bytes; they have reached the file when this returns.
+
+        :raise SystemFailure: also with ENOSPC when the announced length is exceeded.
+        """
+        ...
+
+    def hole(self, length: int) -> None:
+        """Make the next *length* bytes read as zeros, and never shorten the volume."""
+        ...
+
+    def finish(self) -> None:
+        """End the transfer as complete, made durable as the engine's setting asks."""
+        ...
+
+    def abort(self) -> None:
+        """End the transfer. Calling it after an end does nothing."""
+        ...
