@@ -6,7 +6,6 @@ that only read return at once; calls that touch storage for long return a starte
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from contextlib import suppress
@@ -252,7 +251,8 @@ def open_driver(
         held = DriverLock(paths).acquire(timeout=lock_timeout, kind=kind, socket=socket)
     try:
         services = Services(
-            host=Host(_host_id(paths), durability, session=paths.is_session),
+            # who only reads makes no files, and so needs no name for them
+            host=Host("" if readonly else _host_id(paths), durability, session=paths.is_session),
             store=StateStore(paths, readonly=readonly),
             events=Events(),
             registry=registry or Registry(),
@@ -276,6 +276,8 @@ def _host_id(paths: Paths) -> str:
 
     They tell apart the files of all that work in one directory, over NFS or below another root.
     """
+    import hashlib  # slow, and not needed by those who only read
+
     try:
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

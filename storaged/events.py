@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,9 +9,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from storaged.model import PoolRef
-
-_log = logging.getLogger(__name__)
-_log.addHandler(logging.NullHandler())
 
 
 class Lifecycle(IntEnum):
@@ -89,4 +85,6 @@ def _tell(subscriber: Callable[[Event], None], event: Event) -> None:
     try:
         subscriber(event)
     except Exception:  # a subscriber's fault must not fail the operation that it hears of
-        _log.exception("a subscriber failed on %r", event)
+        import logging  # needed only here, and its import is slow
+
+        logging.getLogger(__name__).exception("a subscriber failed on %r", event)
