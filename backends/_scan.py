@@ -31,7 +31,7 @@ from storaged.backends._record import (
 from storaged.backends._target import TargetDirectory, read_space
 from storaged.errors import NoSuchVolume, SystemFailure, system_errors
 from storaged.job import Job
-from storaged.model import Permissions, VolumeDef, VolumeRecord
+from storaged.model import Permissions, Space, VolumeDef, VolumeRecord
 
 #: Names that no listing shows, because XML cannot carry them: control characters but TAB, LF, CR.
 _UNPRINTABLE = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f]")
@@ -67,7 +67,8 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
 
     def measure(self) -> Figures:
         with self.opened_target(verify=False) as directory:
-            return self._figures(directory)
+            problem = self.target_problem(directory)
+            return Figures(Space(), None, problem) if problem else self._figures(directory)
 
     def look(self, name: str, known: VolumeRecord | None) -> VolumeRecord | None:
         if not is_listed(name):

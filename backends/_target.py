@@ -21,8 +21,8 @@ from storaged.formats import syscalls
 from storaged.model import PoolDef, Space
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-#: What of an anchor must be alike for a remount to count as the same.
-_IDENTITY = ("mounted", "source", "root", "type")
+#: File systems whose statfs id is made at each mount: it says nothing of a remount.
+_UNSTABLE_IDS = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "glusterfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Anchor:
     :param source: what is mounted, such as a device.
     :param root: the directory of the file system that is mounted.
     :param mounted: 1 if the target itself is the mount point.
+    :param uuid: of the file system, "" where the kernel does not tell.
     """
 
     device: int
@@ -45,6 +46,7 @@ class Anchor:
     source: str
     root: str
     mounted: int
+    uuid: str = ""
 
     def __str__(self) -> str:
         below = "" if self.root == "/" else f"{self.root} of "
@@ -53,7 +55,12 @@ class Anchor:
 
     def is_same_storage(self, other: Anchor) -> bool:
         """Tell whether the two are one file system, perhaps mounted anew."""
-        return all(getattr(self, field) == getattr(other, field) for field in _IDENTITY)
+        place = (self.mounted, self.root, self.type) == (other.mounted, other.root, other.type)
+        if self.uuid and other.uuid:
+            return place and self.uuid == other.uuid
+        unstable = self.type in _UNSTABLE_IDS or self.type.startswith("fuse")
+        alike = unstable or self.file_system == other.file_system
+        return place and alike and self.source == other.source
 
 
 class TargetDirectory(Backend, Anchored):
@@ -97,7 +104,11 @@ class TargetDirectory(Backend, Anchored):
         :raise SystemFailure: it cannot be opened.
         :raise TargetChanged: it is another directory, or on another file system, than before.
         """
-        with system_errors(f"cannot open directory '{self.target}'"):
+        name = self.definition.name
+        with system_errors(
+            f"cannot open directory '{self.target}'",
+            advice=f"If it has to be made: storagectl pool build {name}",
+        ):
             directory = os.open(self.target, _DIRECTORY)
         try:
             if verify:
@@ -121,7 +132,7 @@ class TargetDirectory(Backend, Anchored):
         with system_errors(f"cannot open directory '{self.target}'"):
             status = os.fstat(directory)
             very_same = (status.st_dev, status.st_ino) == (held.device, held.inode)
-            if very_same and syscalls.file_system(directory).id == held.file_system:
+            if very_same and os.fstatvfs(directory).f_fsid == held.file_system:
                 return
         found = read_anchor(directory)
         if not found.is_same_storage(held):
@@ -137,15 +148,16 @@ def read_anchor(directory: int) -> Anchor:
     mount = mounts.mount_of(directory)
     with system_errors(f"cannot identify the file system of '{mount.point}'"):
         status = os.fstat(directory)
-        file_system = syscalls.file_system(directory)
+        file_system = os.fstatvfs(directory).f_fsid
     return Anchor(
         device=status.st_dev,
         inode=status.st_ino,
-        file_system=file_system.id,
+        file_system=file_system,
         type=mount.type,
         source=mount.source,
         root=mount.root,
         mounted=int(mounts.is_mount_point(directory, mount)),
+        uuid=syscalls.file_system_uuid(directory),
     )
 
 

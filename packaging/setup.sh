@@ -94,6 +94,8 @@ make_venv() {
     # program the 15 ms that setuptools' import hook does.
     quietly "$venv/bin/python" -m pip install --config-settings editable_mode=compat \
         --group dev --editable .
+    # so that programs start quickly also where Python may not write byte code itself
+    quietly "$venv/bin/python" -m compileall -q storaged backends formats
     touch "$venv/.ready"
 }
 

@@ -95,10 +95,15 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What can be told of a pool without a scan; *permissions* are those of its target."""
+    """What can be told of a pool without a scan.
+
+    :param permissions: of its target.
+    :param problem: what is wrong with the target; the other figures say nothing then.
+    """
 
     space: Space
     permissions: Permissions | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def ensure_pool(driver: Driver, wanted: PoolDef, *, autostart: bool) -> Ensured[
     """Have a pool defined, built, started and (if asked) started at boot.
 
     A pool of this name that is defined differently is started, but not redefined.
+
+    :raise TargetChanged: it is active, but its target is not what it was at the start.
     """
     actions: list[str] = []
     ref = _defined(driver, wanted, actions)
@@ -66,7 +68,9 @@ def ensure_pool(driver: Driver, wanted: PoolDef, *, autostart: bool) -> Ensured[
     if not info.persistent:
         driver.pool_define(found)
         actions.append("defined")
-    if not info.active and _start(driver, ref):
+    if info.active:
+        driver.require_target(ref)
+    elif _start(driver, ref):
         actions.append("started")
     if autostart and not info.autostart:
         driver.pool_set_autostart(ref, autostart=True)

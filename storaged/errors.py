@@ -4,6 +4,7 @@
 
     StorageError
     ├── InternalError            1   a bug of ours, or a state libvirt reports as "internal error"
+    │   ├── MissingBackend       1   nobody brings the pool's type
     │   ├── CommandFailed        1   a tool that we ran ended with a status nobody accepts
     │   └── PoolBusy             1   jobs of the pool stand in the way
     ├── Unsupported              3   the pool's type lacks the ability
@@ -119,6 +120,10 @@ class CommandFailed(InternalError):
         self.argv = argv
         self.status = status
         self.stderr = stderr
+
+
+class MissingBackend(InternalError):
+    """Nobody brings the pool's type, or what brings it cannot be used; the advice says why."""
 
 
 class PoolBusy(InternalError):

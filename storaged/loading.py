@@ -164,7 +164,8 @@ class Loading:
 
     def _problem(self, path: Path, err: StorageError) -> None:
         shown = printable(path)
-        text = err.message if shown in err.message else f"{shown}: {err.message}"
+        message = err.message.partition("\n")[0]  # the parser's picture of the line says no more
+        text = message if shown in message else f"{shown}: {message}"
         if err.advice:
             text = f"{text} ({err.advice})"
         self._problems.append(text[:_PROBLEM_LIMIT])

@@ -85,10 +85,13 @@ class Looks:
                 self._described[record.name] = (record, job)
         return job.result() if job.wait(PATIENCE) else None
 
-    def measure(self) -> None:
-        """Read the figures of the pool if they are not known, waiting no longer than a look."""
+    def measure(self, *, again: bool = False) -> None:
+        """Read the figures of the pool if they are not known, waiting no longer than a look.
+
+        :param again: also if they are known.
+        """
         pool = self._pool
-        if pool.space_known or not pool.active:
+        if not pool.active or (pool.space_known and not again):
             return
         with pool.lock:
             job = self._space
@@ -164,10 +167,12 @@ class Looks:
         except StorageError as err:
             problem = f"its figures cannot be read: {err.message}"
         with pool.lock:
-            if pool.epoch == epoch and not pool.space_known:
+            if pool.epoch == epoch:
                 pool.problem("space", problem)
                 if figures is not None:
-                    pool.measured(figures.space, figures.permissions)
+                    pool.problem("target", figures.problem)
+                    if figures.problem is None:
+                        pool.measured(figures.space, figures.permissions)
 
 
 #: The problem of a volume that was there at the last scan and is not any more.

@@ -28,7 +28,7 @@ class Making:
 
     def with_policy(self, request: VolumeDef) -> VolumeDef:
         """Return a request with the pool's defaults for what it does not say."""
-        policy = self._pool.services.policies.load(self._pool.name)
+        policy = self._pool.services.policies.require(self._pool.name)
         given = request.permissions
         filled = Permissions(
             mode=policy.mode if given.mode is None else given.mode,

@@ -16,6 +16,7 @@ from storaged.errors import (
     NoSuchPool,
     OperationInvalid,
     StorageError,
+    TargetChanged,
     Unsupported,
 )
 from storaged.events import Lifecycle
@@ -89,6 +90,21 @@ class PoolCalls:
         volumes = self._table.by_ref(ref)
         volumes.looks.measure()
         return volumes.pool.snapshot.info
+
+    def require_target(self, ref: PoolRef) -> None:
+        """Raise if the target of an active pool is not what it was at the start.
+
+        :raise TargetChanged: it is not.
+        """
+        volumes = self._table.by_ref(ref)
+        volumes.looks.measure(again=True)
+        problem = volumes.pool.target_problem
+        if problem is not None:
+            raise TargetChanged(
+                problem,
+                advice="Mount what was there again. If the change is meant, stop and start"
+                " the pool.",
+            )
 
     def pool_definition(self, ref: PoolRef, *, inactive: bool = False) -> PoolDef:
         """Return what a pool is; with *inactive* what it will be after the next stop."""

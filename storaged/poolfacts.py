@@ -113,6 +113,11 @@ class PoolFacts:
         """Whether the figures of the pool were read since it was started."""
         return self._space is not None
 
+    @property
+    def target_problem(self) -> str | None:
+        """What is wrong with the target of the active pool, as far as it is known."""
+        return self._problems.get("target")
+
     def under_way(self) -> list[Job[Any]]:
         """Return the jobs that work on the pool or its volumes, scans and looks aside."""
         exclusive = self._exclusive
@@ -166,7 +171,7 @@ class PoolFacts:
                 persistent=self.persistent,
                 autostart=self.autostart,
                 space=self._space or Space(),
-                problems=tuple(self._problems.values()),
+                problems=tuple(dict.fromkeys(self._problems.values())),
             ),
             permissions=self._permissions or self._definition.permissions,
         )

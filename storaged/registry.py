@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from storaged.backend import API, Backend
 from storaged.backends import BUILTIN
-from storaged.errors import InternalError
+from storaged.errors import InternalError, MissingBackend
 from storaged.model import PoolType
 
 if TYPE_CHECKING:
@@ -114,11 +114,11 @@ def checked(pool_type: str, found: object, origin: str) -> type[Backend]:
     return found
 
 
-def missing(pool_type: str, why: str) -> InternalError:
+def missing(pool_type: str, why: str) -> MissingBackend:
     """Return libvirt's error for a pool type without a backend."""
     kinds = tuple(PoolType)
     number = kinds.index(PoolType(pool_type)) if pool_type in kinds else len(kinds)
-    return InternalError(f"missing backend for pool type {number} ({pool_type})", advice=why)
+    return MissingBackend(f"missing backend for pool type {number} ({pool_type})", advice=why)
 
 
 def _import(target: str) -> object:

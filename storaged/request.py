@@ -51,7 +51,11 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
 
     :param capacity: None takes that of the backing image.
     :raise InvalidArgument: there is neither a capacity nor a backing image.
+    :raise TypeError: an option that there is not.
     """
+    unknown = how.keys() - VolumeOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown volume options: {', '.join(sorted(unknown))}")
     backing = how.get("backing")
     if capacity is None and backing is None:
         raise InvalidArgument("a volume without a backing image needs a capacity")

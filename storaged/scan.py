@@ -121,7 +121,8 @@ class Scans:
             raise OperationInvalid(f"storage pool '{pool.name}' is not active")
         pool.index = pool.index.merged(found.volumes, pool.touched or ())
         pool.scanned = True
-        pool.problem("target", None)  # the scan has looked at it too
+        if not found.problems:
+            pool.problem("target", None)  # the scan has looked at it too
         pool.problem("scan", "; ".join(found.problems) or None)
         pool.measured(found.space, found.permissions)
         if loud and pool.phase is Phase.ACTIVE:

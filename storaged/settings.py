@@ -70,6 +70,18 @@ class PolicyStore:
         except StorageError:
             return PoolPolicy()
 
+    def require(self, name: str) -> PoolPolicy:
+        """Return the policy of a pool, for what must not be made without it.
+
+        :raise ConfigUnsupported: its file cannot be understood.
+        :raise SystemFailure: it cannot be read.
+        """
+        try:
+            return _policy(self._read(name))
+        except ConfigUnsupported as err:
+            err.advice = f"Mend or remove '{printable(self._paths.policy_file(name))}'."
+            raise
+
     def problems(self, name: str) -> tuple[str, ...]:
         """Return what is wrong with a pool's file, for people; each names the path."""
         try:

@@ -81,6 +81,8 @@ def format_size(size: int) -> str:
     value = float(size)
     for step in _STEPS:
         if abs(value) < 1024 or step == _STEPS[-1]:
-            return f"{size} bytes" if step == "bytes" else f"{value:.2f} {step}".replace(".00", "")
+            if step == "bytes":
+                return f"{size} byte" if size == 1 else f"{size} bytes"
+            return f"{value:.2f} {step}".replace(".00", "")
         value /= 1024
     raise AssertionError("unreachable")

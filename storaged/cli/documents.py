@@ -6,6 +6,7 @@ fills in the rest.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,9 @@ def pool_document(kind: str, name: str, options: PoolOptions) -> str:
     if source:
         parts.append(Element("source", children=source))
     if options.target:
-        parts.append(Element("target", children=(_text("path", options.target),)))
+        # a definition outlives the directory that the command was given in
+        target = os.path.abspath(options.target)  # noqa: PTH100 -- links stay as they are
+        parts.append(Element("target", children=(_text("path", target),)))
     return Element("pool", (("type", kind),), children=tuple(parts)).document()
 
 

@@ -75,9 +75,11 @@ _BY_CLASS: dict[type[BaseException], ExitCode] = {
     errors.StorageError: ExitCode.FAILED,
     errors.Unsupported: ExitCode.UNSUPPORTED,
     errors.InvalidArgument: ExitCode.INVALID,
+    errors.MissingBackend: ExitCode.UNSUPPORTED,
     errors.PoolBusy: ExitCode.BUSY,
     errors.PoolExists: ExitCode.EXISTS,
     errors.NoSpace: ExitCode.STORAGE,
+    errors.TargetChanged: ExitCode.STATE,
     errors.XMLError: ExitCode.INVALID,
     errors.SystemFailure: ExitCode.STORAGE,
     errors.NoSuchPool: ExitCode.NOT_FOUND,
@@ -106,6 +108,9 @@ _BY_ERRNO = {
     errno.EACCES: ExitCode.DENIED,
     errno.EPERM: ExitCode.DENIED,
     errno.EROFS: ExitCode.DENIED,
+    errno.EOPNOTSUPP: ExitCode.UNSUPPORTED,
+    errno.ENOSYS: ExitCode.UNSUPPORTED,
+    errno.EXDEV: ExitCode.UNSUPPORTED,
 }
 
 

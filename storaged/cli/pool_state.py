@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from storaged.cli import render
 from storaged.cli.invocation import Invocation
 from storaged.cli.lazy import command
 from storaged.cli.lookup import find_pool
@@ -74,6 +75,8 @@ def refresh(call: Invocation, pool: str) -> None:
         found = find_pool(storage, pool)
         call.follow(found.refresh(wait=False))
         call.emit(pool_changed("refreshed", found), f"pool {found.name} refreshed")
+        for problem in found.problems:
+            call.warn(render.clean(f"pool {found.name}: {problem}"))
 
 
 @command(

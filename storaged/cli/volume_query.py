@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 def list_volumes(call: Invocation, pool: str, details: bool, exact: bool) -> None:
     """List the volumes of a pool."""
     with call.look() as storage:
-        infos = find_pool(storage, pool).infos()
+        found = find_pool(storage, pool)
+        infos = found.infos()
+        problems = found.problems
+    for problem in problems:
+        call.warn(render.clean(f"pool {pool}: {problem}"))
     if call.json:
         call.emit([volume_object(info) for info in infos], "")
         return

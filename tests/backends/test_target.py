@@ -140,7 +140,15 @@ def test_target_is_gone(pool: Pool) -> None:
 
 def test_what_counts_as_the_same() -> None:
     one = Anchor(1, 2, 3, "xfs", "/dev/vdb", "/", 1)
-    assert one.is_same_storage(replace(one, device=9, inode=9, file_system=9))
+    assert one.is_same_storage(replace(one, device=9, inode=9))
+    nfs = replace(one, type="nfs4", source="nas:/vms")
+    assert nfs.is_same_storage(replace(nfs, device=9, file_system=9))
+    told = replace(one, uuid="aa")
+    assert told.is_same_storage(replace(told, source="/dev/vdc", file_system=9))  # renamed
+    assert not told.is_same_storage(replace(told, uuid="bb"))  # another one on this device
+    assert told.is_same_storage(one)  # an older kernel
+    assert not one.is_same_storage(replace(one, file_system=9))
+    assert not told.is_same_storage(replace(told, mounted=0))
     for change in ({"source": "/dev/vdc"}, {"type": "ext4"}, {"root": "/x"}, {"mounted": 0}):
         assert not one.is_same_storage(replace(one, **change))
     assert str(one) == "xfs of /dev/vdb mounted on it"

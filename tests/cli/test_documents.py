@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import click
@@ -21,6 +22,12 @@ def test_a_dir_pool():
         "  </target>\n"
         "</pool>"
     )
+
+
+def test_a_target_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    document = pool_document("dir", "t", PoolOptions(target="images/../x"))
+    assert f"<path>{tmp_path}/x</path>" in document
 
 
 def test_every_option_arrives_in_the_document():

@@ -168,7 +168,7 @@ def test_a_second_ctrl_c_leaves_at_once(pool: Ctl):
         assert upload.poll() is None  # it waits for its standard input
         upload.send_signal(signal.SIGINT)
         assert upload.wait(PATIENCE) == 130
-    assert pool.out("vol", "upload", "t/a", "-", stdin=b"x") == "1 bytes written to volume a\n"
+    assert pool.out("vol", "upload", "t/a", "-", stdin=b"x") == "1 byte written to volume a\n"
 
 
 @pytest.mark.slow

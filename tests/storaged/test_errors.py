@@ -42,6 +42,7 @@ PREFIXES = {
     "StorageError": (1, "%s"),
     "InternalError": (1, "internal error: %s"),
     "CommandFailed": (1, "internal error: %s"),
+    "MissingBackend": (1, "internal error: %s"),
     "PoolBusy": (1, "internal error: %s"),
     "Unsupported": (3, "this function is not supported by the connection driver: %s"),
     "InvalidArgument": (8, "invalid argument: %s"),

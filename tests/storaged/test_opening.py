@@ -332,7 +332,13 @@ def test_an_unmounted_target_is_not_written_into(
     umount(target)  # an idle pool does not keep anybody from it
     if reopened:
         storage.close()
-        pool = engine.open().pool("m")
+        storage = engine.open()
+        pool = storage.pool("m")
+        (problem,) = pool.info().problems  # nothing had to be tried first
+        assert "has changed" in problem
+        assert pool.info().space.capacity == 0  # not that of the file system below
+    with refused(9):
+        storage.ensure_dir_pool("m", target)
     with refused(50):
         pool.volume("w")
     with refused(9) as caught:
@@ -348,3 +354,19 @@ def test_an_unmounted_target_is_not_written_into(
     pool.refresh()
     assert (pool.names(), pool.info().problems) == (["lost+found", "v", "w"], ())
     assert pool.volume(volume.name).info().capacity == 4096
+
+
+def test_another_file_system_in_its_place_is_not_written_into(
+    storage: Storage, mounted: tuple[Path, Path]
+) -> None:
+    target, image = mounted
+    pool = storage.define_pool(PoolDef("dir", "m", target=str(target)))
+    pool.start()
+    umount(target)
+    other = image.with_name("other")
+    other.write_bytes(bytes(image.stat().st_size))
+    subprocess.run(["mkfs.ext4", "-q", other], check=True)
+    mount(other, target)
+    with refused(9):
+        pool.create("w", 4096)
+    assert [path.name for path in target.iterdir()] == ["lost+found"]

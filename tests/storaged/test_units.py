@@ -80,7 +80,7 @@ def test_scaled_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("size", "text"),
     [
-        (0, "0 bytes"), (1, "1 bytes"), (1023, "1023 bytes"), (1024, "1 KiB"),
+        (0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (1024, "1 KiB"),
         (1536, "1.50 KiB"), (20 << 30, "20 GiB"), (100 << 30, "100 GiB"), (1 << 62, "4 EiB"),
         ((1 << 20) - 1, "1024 KiB"), (-2048, "-2 KiB"), (MAX_SIZE, "8 EiB"),
     ],
