@@ -148,11 +148,10 @@ def scan(
                 continue
             # The kind comes with the name: a regular file is opened without another look, and
             # nothing else is opened before it was looked at (opening a device may act on it).
-            record = known.get(name)
-            if record is None and entry.is_file(follow_symlinks=False):
+            if entry.is_file(follow_symlinks=False):
                 record = _open(directory, name, None, recorder)
             else:
-                record = look_at(directory, name, record, recorder)
+                record = look_at(directory, name, known.get(name), recorder)
             if record is not None:
                 found[name] = record
     return found

@@ -311,16 +311,17 @@ VANISHED_ADVICE = "Somebody removed it since the last refresh."
 
 def _info(volumes: Volumes, record: VolumeRecord) -> VolumeInfo:
     pool: PoolObject = volumes.pool
-    writer = pool.leases.writer(record.name)
+    path = pool.path_of(record)
+    writer = pool.leases.writer(record.name) if pool.leases else None
     building = writer is not None and writer.kind in _BUILDING
     return VolumeInfo(
-        ref=volumes.ref(record),
-        type=record.type,
-        capacity=record.capacity,
-        allocation=writer.done if writer is not None and building else record.allocation,
-        physical=record.physical,
-        format=record.format,
-        path=pool.path_of(record),
-        problem=record.problem,
-        building=building,
+        VolumeRef(pool.ref, record.name, record.key or path),
+        record.type,
+        record.capacity,
+        writer.done if writer is not None and building else record.allocation,
+        record.physical,
+        record.format,
+        path,
+        record.problem,
+        building,
     )
