@@ -148,12 +148,13 @@ def scan(
                 continue
             # The kind comes with the name: a regular file is opened without another look, and
             # nothing else is opened before it was looked at (opening a device may act on it).
+            old = known.get(name)
             if entry.is_file(follow_symlinks=False):
                 record = _open(directory, name, None, recorder)
             else:
-                record = look_at(directory, name, known.get(name), recorder)
+                record = look_at(directory, name, old, recorder)
             if record is not None:
-                found[name] = record
+                found[name] = old if old is not None and old == record else record
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import tempfile
@@ -27,6 +28,8 @@ def ordinary_directory() -> Iterator[Path]:
     """A directory of an ordinary user, who this process is during the test."""
     directory = Path(tempfile.mkdtemp(prefix="storaged-test-"))
     was_root = os.geteuid() == 0
+    # Loaded at its first use, and Python may lie where that user may not read.
+    importlib.import_module("ctypes")
     try:
         if was_root:
             os.chown(directory, NOBODY, NOBODY)
