@@ -36,6 +36,8 @@
     ├── AccessDenied            88
     └── VolumeExists            90
 
+What only a daemon and its clients meet is in `storaged.rpc.errors`.
+
 The message (``str(error)``) is libvirt's text alone, because clients of libvirt compare it. What
 storaged has to add, the next step and who stands in the way, is `StorageError.advice`.
 
@@ -53,16 +55,30 @@ from typing import ClassVar
 
 
 class Domain(IntEnum):
-    """Which part of libvirt would have raised the error: the number stands on the wire."""
+    """Which part of libvirt would have raised the error: the number stands on the wire.
+
+    `DOMAIN` is all that is about virtual machines, `REMOTE` the client's side of a connection.
+    """
 
     NONE = 0
     #: parser helpers: missing root, missing attribute, schema
     XML = 5
     RPC = 7
+    REMOTE = 13
     STORAGE = 18
+    DOMAIN = 20
+    NODEDEV = 22
     SECRET = 30
+    DOMAIN_SNAPSHOT = 35
     STREAMS = 38
+    EVENT = 40
+    URI = 45
+    DBUS = 47
+    IDENTITY = 53
     ACCESS = 55
+    POLKIT = 60
+    ADMIN = 62
+    DOMAIN_CHECKPOINT = 69
 
 
 class StorageError(Exception):
@@ -73,7 +89,7 @@ class StorageError(Exception):
     :param domain: the part of libvirt that reports it; `Domain.STORAGE` where nothing is said.
     """
 
-    code: ClassVar[int] = 1
+    code: int = 1
     prefix: ClassVar[str] = "%s"
 
     def __init__(

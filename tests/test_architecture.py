@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("storaged.formats.*",),
     ("storaged.errors", "storaged.units", "storaged.version"),
+    ("storaged.rpc.*",),
     ("storaged.rules", "storaged.traits"),
     ("storaged.source", "storaged.target"),
     ("storaged.model", "storaged.job"),
@@ -61,10 +62,16 @@ LAYERS = (
     ("storaged.streams", "storaged.table"),
     ("storaged.poolcalls", "storaged.volumecalls"),
     ("storaged.driver",),
+    ("storaged.service.*",),
+    ("storaged.client.*",),
+    ("storaged.engine",),
     ("storaged.ensure", "storaged.named"),
     ("storaged.poolhandle", "storaged.request", "storaged.volumehandle"),
     ("storaged.storage",),
     ("storaged",),
+    ("storaged.libvirt.*",),
+    ("storaged.server.*",),
+    ("storaged.daemon.*",),
     ("storaged.cli.*",),
 )
 
@@ -76,6 +83,7 @@ THIRD_PARTY = {
     "pyudev": ("storaged",),
     "cryptography": ("storaged.formats",),
     "zstandard": ("storaged.formats",),
+    "jeepney": ("storaged.server",),
 }
 
 #: Who starts processes. An editor needs the terminal, which no other program of ours gets.
