@@ -55,10 +55,7 @@ from typing import ClassVar
 
 
 class Domain(IntEnum):
-    """Which part of libvirt would have raised the error: the number stands on the wire.
-
-    `DOMAIN` is all that is about virtual machines, `REMOTE` the client's side of a connection.
-    """
+    """Which part of libvirt would have raised the error: the number stands on the wire."""
 
     NONE = 0
     #: parser helpers: missing root, missing attribute, schema
@@ -71,7 +68,6 @@ class Domain(IntEnum):
     SECRET = 30
     DOMAIN_SNAPSHOT = 35
     STREAMS = 38
-    EVENT = 40
     URI = 45
     DBUS = 47
     IDENTITY = 53
