@@ -5,13 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
+from storaged.rpc.packet import VERSION as VERSION
 from storaged.rpc.record import Record
 
 A = TypeVar("A", bound=Record)
 R = TypeVar("R", bound=Record)
 
-#: All programs have this version.
-VERSION: Final = 1
 REMOTE: Final = 0x20008086
 QEMU: Final = 0x20008087
 LXC: Final = 0x00068000

@@ -34,8 +34,7 @@ from typing import (
     get_origin,
 )
 
-from storaged.rpc.errors import RPCError
-from storaged.rpc.xdr import Reader, Type
+from storaged.rpc.xdr import Reader, Type, unencodable
 
 
 @dataclass_transform(frozen_default=True)
@@ -51,25 +50,11 @@ class Record:
         cls._steps = None
 
     def __init__(self, *values: Any, **named: Any) -> None:
-        fields = type(self)._fields
-        state = self.__dict__
-        state.update(zip(fields, values, strict=False))
-        if named:
-            state.update(named)
-        if len(state) != len(fields) or len(values) > len(fields):
-            self._complete(values, named)
-
-    def _complete(self, values: tuple[Any, ...], named: dict[str, Any]) -> None:
-        kind = type(self)
-        unknown = named.keys() - set(kind._fields)
-        if unknown or len(values) > len(kind._fields):
-            raise TypeError(f"{kind.__name__} has only the fields {', '.join(kind._fields)}")
-        state = self.__dict__
-        for name in kind._fields:
-            if name not in state:
-                if not hasattr(kind, name):
-                    raise TypeError(f"{kind.__name__} lacks {name}")
-                state[name] = getattr(kind, name)
+        fields = self._fields
+        if named or len(values) != len(fields):
+            values = _completed(type(self), values, named)
+        # as many of one as of the other; to have zip check that takes a quarter of all this
+        self.__dict__.update(zip(fields, values))  # noqa: B905
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__}.{name} cannot be changed")
@@ -97,7 +82,8 @@ class Record:
 
     def write(self, out: bytearray) -> None:
         """Append the record to a message."""
-        for step in self._layout():
+        steps = self._steps
+        for step in self._plan() if steps is None else steps:
             step.write(out, self)
 
     @classmethod
@@ -113,7 +99,8 @@ class Record:
         """Read a record from where *reader* stands."""
         self = cls.__new__(cls)
         state = self.__dict__
-        for step in cls._layout():
+        steps = cls._steps
+        for step in cls._plan() if steps is None else steps:
             step.read(reader, state)
         return self
 
@@ -130,11 +117,30 @@ class Record:
         return found
 
     @classmethod
-    def _layout(cls) -> tuple[_Step, ...]:
-        steps = cls.__dict__.get("_steps")
-        if steps is None:
-            steps = cls._steps = tuple(_planned(cls.field_types()))
+    def _plan(cls) -> tuple[_Step, ...]:
+        """Make the layout, when a record of this class is first written or read."""
+        steps = cls._steps = tuple(_planned(cls.field_types()))
         return steps
+
+
+def _completed(
+    kind: type[Record], values: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Any, ...]:
+    """Return the values of all fields, from what a caller gave and the defaults.
+
+    :raise TypeError: one is missing, given twice, or of no field.
+    """
+    fields = kind._fields
+    further = fields[len(values) :]
+    wrong = named.keys() - set(further)
+    if wrong or len(values) > len(fields):
+        raise TypeError(f"{kind.__name__} takes {', '.join(fields)} once each")
+    found = list(values)
+    for name in further:
+        if name not in named and not hasattr(kind, name):
+            raise TypeError(f"{kind.__name__} lacks {name}")
+        found.append(named[name] if name in named else getattr(kind, name))
+    return tuple(found)
 
 
 class Void(Record):
@@ -149,11 +155,19 @@ class Nested(Type[R], Generic[R]):
 
     def __init__(self, kind: type[R]) -> None:
         self.kind = kind
+        self._least = 0
 
     @property
     def least(self) -> int:  # type: ignore[override]
-        """How many bytes it takes at least; known once all records are declared."""
-        return max(sum(item.least for item in self.kind.field_types().values()), 1)
+        """How many bytes it takes at least; known once all records are declared.
+
+        A record without fields counts as one byte, so that even of these there cannot be more than
+        there are bytes.
+        """
+        if not self._least:
+            types = self.kind.field_types().values()
+            self._least = max(sum(item.least for item in types), 1)
+        return self._least
 
     def read(self, reader: Reader) -> R:
         """Return the next record."""
@@ -172,14 +186,14 @@ class _Numbers:
         self._layout = struct.Struct(">" + codes)
 
     def read(self, reader: Reader, state: dict[str, Any]) -> None:
-        state.update(zip(self._names, reader.unpack(self._layout), strict=True))
+        state.update(zip(self._names, reader.unpack(self._layout)))  # noqa: B905 -- as above
 
     def write(self, out: bytearray, record: Record) -> None:
         state = record.__dict__
         try:
             out += self._layout.pack(*[state[name] for name in self._names])
-        except struct.error as err:
-            raise RPCError(f"unable to encode message payload: {record!r} ({err})") from err
+        except (struct.error, OverflowError) as err:
+            raise unencodable(f"{type(record).__name__}: {err}.") from err
 
 
 class _One:

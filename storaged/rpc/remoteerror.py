@@ -20,8 +20,15 @@ from storaged.rpc.xdr import Int, Maybe, MaybeString, String, UuidBytes
 
 #: The level of all errors.
 LEVEL_ERROR: Final = 2
-#: Longer texts are cut: libvirt's clients take no string above 4 MiB.
-TEXT_MAX: Final = 1 << 20
+#: Longer texts are cut, in characters: libvirt's clients take no string above 4 MiB.
+TEXT_MAX: Final = 1 << 18
+
+#: The classes that an error can be revived as, the general before the special ones.
+_KINDS: Final = {
+    name: found
+    for name, found in [*vars(errors).items(), *vars(connection_errors).items()]
+    if isinstance(found, type) and issubclass(found, StorageError) and found is not StorageError
+}
 
 
 class ErrorDomain(Record):
@@ -57,15 +64,15 @@ class RemoteError(Record):
 
 def describe(error: StorageError) -> RemoteError:
     """Return an error as libvirt's clients know it."""
-    message, domain = _cut(error.message), int(error.domain)
+    message, domain = _fit(error.message), int(error.domain)
     if isinstance(error, BadArgument) and error.function:
-        function, argument = error.function, error.argument
+        function, argument = _fit(error.function), _fit(error.argument)
         return RemoteError(
             error.code, domain, message, str1=function, str2=argument, int1=0, int2=0
         )
     if isinstance(error, SystemFailure):
         return RemoteError(error.code, domain, message, str1="%s", str2=message, int1=error.errno)
-    return RemoteError(error.code, domain, message, str1=error.prefix, str2=_cut(error.detail))
+    return RemoteError(error.code, domain, message, str1=error.prefix, str2=_fit(error.detail))
 
 
 def describe_fully(error: StorageError) -> RemoteError:
@@ -74,10 +81,10 @@ def describe_fully(error: StorageError) -> RemoteError:
     return RemoteError(
         error.code,
         int(error.domain),
-        _cut(error.message),
+        _fit(error.message),
         str1=type(error).__name__,
-        str2=_cut(error.detail),
-        str3=None if error.advice is None else _cut(error.advice),
+        str2=_fit(error.detail),
+        str3=None if error.advice is None else _fit(error.advice),
         int1=number,
     )
 
@@ -90,13 +97,20 @@ def describe_bug(error: BaseException) -> RemoteError:
 def revive(remote: RemoteError) -> StorageError:
     """Return the error that a reply carries, as an instance of the class it was, or the nearest.
 
-    The message is kept byte for byte.
+    The message is kept byte for byte, also that of a daemon that speaks another language.
     """
-    message = remote.message or "Unknown error"
-    kind, detail = _fitting(remote, message)
+    message = "Unknown error" if remote.message is None else remote.message
+    kind = _kind(remote, message)
+    detail = _detail(kind, message)
     revived = kind.__new__(kind)
-    StorageError.__init__(revived, detail, advice=None, domain=_domain(remote.domain))
+    StorageError.__init__(
+        revived, message if detail is None else detail, domain=_domain(remote.domain)
+    )
+    if detail is None:
+        vars(revived)["prefix"] = "%s"
     revived.code = remote.code
+    if remote.str1 == kind.__name__:
+        revived.advice = remote.str3
     _fill(revived, remote)
     return revived
 
@@ -105,42 +119,43 @@ class _Foreign(StorageError):
     """An error for which there is no class here."""
 
 
+def _kind(remote: RemoteError, message: str) -> type[StorageError]:
+    """Return the class of an error: by its name, else by its code and what its message begins with.
+
+    The code alone decides where no class of it has such a message.
+    """
+    fitting = [kind for kind in _KINDS.values() if kind.code == remote.code]
+    named = _KINDS.get(remote.str1 or "")
+    if named in fitting:
+        return named
+    for kind in fitting:
+        if _detail(kind, message) is not None:
+            return kind
+    return fitting[0] if fitting else _Foreign
+
+
+def _detail(kind: type[StorageError], message: str) -> str | None:
+    """Return what is in a message besides the text of the class, None if that is not in it."""
+    before, _, after = kind.prefix.partition("%s")
+    if message.startswith(before) and message.endswith(after):
+        return message[len(before) : len(message) - len(after)]
+    return None
+
+
 def _fill(revived: StorageError, remote: RemoteError) -> None:
     """Give an error the further attributes of its class."""
-    if remote.str1 == type(revived).__name__ and remote.str3:
-        revived.advice = remote.str3
     if isinstance(revived, SystemFailure):
         revived.errno = max(remote.int1, 0)
     elif isinstance(revived, BadArgument):
-        revived.function, revived.argument = remote.str1 or "", remote.str2 or ""
+        ours = remote.str1 == type(revived).__name__ or "%" in (remote.str1 or "")
+        revived.function = "" if ours else remote.str1 or ""
+        revived.argument = "" if ours else remote.str2 or ""
     elif isinstance(revived, errors.XMLError):
         revived.element = revived.line = None
     elif isinstance(revived, errors.ResourceBusy):
         revived.pid = None
     elif isinstance(revived, errors.CommandFailed):
         revived.argv, revived.status, revived.stderr = (), -1, ""
-
-
-def _fitting(remote: RemoteError, message: str) -> tuple[type[StorageError], str]:
-    """Return the class of an error, and what in its message stands behind the class's prefix."""
-    name = remote.str1 or ""
-    named = getattr(errors, name, None) or getattr(connection_errors, name, None)
-    kinds = _classes(StorageError)
-    if isinstance(named, type) and issubclass(named, StorageError):
-        kinds.insert(0, named)
-    for kind in kinds:
-        before, _, after = kind.prefix.partition("%s")
-        if kind.code == remote.code and message.startswith(before) and message.endswith(after):
-            return kind, message[len(before) : len(message) - len(after)]
-    return _Foreign, message
-
-
-def _classes(root: type[StorageError]) -> list[type[StorageError]]:
-    """Return all classes of errors, those near the root first."""
-    found = [kind for kind in root.__subclasses__() if kind is not _Foreign]
-    for kind in tuple(found):
-        found.extend(_classes(kind))
-    return found
 
 
 def _domain(number: int) -> Domain:
@@ -150,5 +165,16 @@ def _domain(number: int) -> Domain:
         return Domain.NONE
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_MAX // 4 else text[: TEXT_MAX // 4] + " ..."
+def _fit(text: str) -> str:
+    """Return a text that can stand in a message: an error must reach its client, whatever it says.
+
+    It is cut, and characters that no message can carry are spelled out.
+    """
+    if len(text) > TEXT_MAX:
+        text = text[:TEXT_MAX] + " ..."
+    text = text.replace("\0", "\\x00")
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text

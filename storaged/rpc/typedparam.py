@@ -8,9 +8,19 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Final
 
-from storaged.rpc.errors import RPCError
 from storaged.rpc.record import Record
-from storaged.rpc.xdr import HYPER, INT, STRING, UHYPER, UINT, Double, Reader, String, Type
+from storaged.rpc.xdr import (
+    HYPER,
+    INT,
+    STRING,
+    UHYPER,
+    UINT,
+    Double,
+    Reader,
+    String,
+    Type,
+    undecodable,
+)
 
 Value = int | float | bool | str
 
@@ -48,7 +58,7 @@ class Typed(Type[tuple[ParamType, Value]]):
         number = INT.read(reader)
         kind = _TYPES.get(number)
         if kind is None:
-            raise RPCError(f"unable to decode message payload: parameter type {number}")
+            raise undecodable(f"It has a parameter of type {number}.")
         value = kind.read(reader)
         return ParamType(number), bool(value) if number == ParamType.BOOLEAN else value
 

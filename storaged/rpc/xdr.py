@@ -27,59 +27,77 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 class Reader:
     """Reads values from the payload of one message, from its start to its end."""
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_at", "_data", "_end")
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self._data = data
         self._at = at
+        self._end = len(data)
 
     @property
     def left(self) -> int:
         """How many bytes are left."""
-        return len(self._data) - self._at
+        return self._end - self._at
 
     def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
         """Read the fields of a layout.
 
         :raise RPCError: the message ends before.
         """
-        try:
-            values = layout.unpack_from(self._data, self._at)
-        except struct.error as err:
-            raise truncated() from err
-        self._at += layout.size
-        return values
+        at = self._at
+        self._at = after = at + layout.size
+        if after > self._end:
+            raise truncated()
+        return layout.unpack_from(self._data, at)
 
     def take(self, length: int) -> bytes:
         """Read *length* bytes and skip what pads them.
 
         :raise RPCError: the message ends before.
         """
-        end = self._at + length
-        after = end + (-length & 3)
-        if after > len(self._data):
+        at = self._at
+        self._at = after = at + length + (-length & 3)
+        if after > self._end:
             raise truncated()
-        found = self._data[self._at : end]
-        self._at = after
-        return found
+        return self._data[at : at + length]
 
-    def count(self, limit: int, least: int = 0) -> int:
-        """Read the length of something variable.
+    def variable(self, limit: int) -> bytes:
+        """Read bytes with their number in front of them, and skip what pads them.
 
-        :param least: how many bytes each item takes at least.
-        :raise RPCError: it is above *limit*, or so many items cannot be in what is left.
+        :raise RPCError: they are more than *limit*, or the message ends before.
+        """
+        (length,) = self.unpack(_UINT)
+        if length > limit:
+            raise undecodable(f"It has {length} bytes where {limit} are the most.")
+        return self.take(length)
+
+    def count(self, limit: int, least: int) -> int:
+        """Read how many items follow.
+
+        :param least: how many bytes each of them takes at least.
+        :raise RPCError: they are more than *limit*, or than can be in what is left.
         """
         (found,) = self.unpack(_UINT)
         if found > limit:
-            raise RPCError(f"unable to decode message payload: length {found} is above {limit}")
+            raise undecodable(f"It has {found} items where {limit} are the most.")
         if found * least > self.left:
             raise truncated()
         return int(found)
 
 
+def undecodable(why: str) -> RPCError:
+    """Return the error for a message that breaks the rules."""
+    return RPCError("Unable to decode message payload", advice=why)
+
+
 def truncated() -> RPCError:
     """Return the error for a message that ends too early."""
-    return RPCError("unable to decode message payload: it is too short")
+    return undecodable("It is too short.")
+
+
+def unencodable(why: str) -> RPCError:
+    """Return the error for a value that cannot stand in a message."""
+    return RPCError("Unable to encode message payload", advice=why)
 
 
 class Type(Generic[T]):
@@ -115,14 +133,14 @@ class Number(Type[int]):
 
     def read(self, reader: Reader) -> int:
         """Return the next number."""
-        return int(reader.unpack(self._layout)[0])
+        return reader.unpack(self._layout)[0]  # type: ignore[no-any-return]
 
     def write(self, out: bytearray, value: int) -> None:
         """Append a number."""
         try:
             out += self._layout.pack(value)
         except struct.error as err:
-            raise RPCError(f"unable to encode message payload: {value} ({err})") from err
+            raise unencodable(f"{value}: {err}.") from err
 
 
 class Double(Type[float]):
@@ -134,61 +152,74 @@ class Double(Type[float]):
 
     def read(self, reader: Reader) -> float:
         """Return the next number."""
-        return float(reader.unpack(self._layout)[0])
+        return reader.unpack(self._layout)[0]  # type: ignore[no-any-return]
 
     def write(self, out: bytearray, value: float) -> None:
         """Append a number."""
-        out += self._layout.pack(value)
+        try:
+            out += self._layout.pack(value)
+        except (struct.error, OverflowError) as err:
+            raise unencodable(f"{value}: {err}.") from err
 
 
 class Text(Type[str]):
-    """A string. Bytes that are not UTF-8 stay what they are; a NUL ends it, as in C."""
+    """A string. Bytes that are not UTF-8 stay what they are.
+
+    In C a NUL ends it. So one that is read ends there, and none with a NUL is written: the other
+    side would act on a different string.
+    """
 
     def __init__(self, limit: int = STRING_MAX) -> None:
         self.limit = limit
 
     def read(self, reader: Reader) -> str:
         """Return the next string."""
-        data = reader.take(reader.count(self.limit, 1))
-        end = data.find(0)
-        return (data if end < 0 else data[:end]).decode(errors="surrogateescape")
+        data = reader.variable(self.limit)
+        if 0 in data:
+            data = data[: data.index(0)]
+        return data.decode("utf-8", "surrogateescape")
 
     def write(self, out: bytearray, value: str) -> None:
         """Append a string."""
-        data = value.encode(errors="surrogateescape")
-        length = len(data)
-        if length > self.limit:
-            raise RPCError(f"unable to encode message payload: a string of {length} bytes")
-        out += _UINT.pack(length)
-        out += data
-        out += _PADDING[length & 3]
+        try:
+            data = value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as err:
+            raise unencodable(f"A string has characters that no text has: {err}.") from err
+        if 0 in data:
+            raise unencodable(f"The string {value[:80]!r} has a NUL.")
+        _write_bytes(out, data, self.limit)
 
 
 class Opaque(Type[bytes]):
-    """Bytes with their length in front of them."""
+    """Up to *limit* bytes with their number in front of them."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
     def read(self, reader: Reader) -> bytes:
         """Return the next bytes."""
-        return reader.take(reader.count(self.limit, 1))
+        return reader.variable(self.limit)
 
     def write(self, out: bytearray, value: bytes) -> None:
         """Append bytes."""
-        length = len(value)
-        if length > self.limit:
-            raise RPCError(f"unable to encode message payload: {length} bytes")
-        out += _UINT.pack(length)
-        out += value
-        out += _PADDING[length & 3]
+        _write_bytes(out, value, self.limit)
+
+
+def _write_bytes(out: bytearray, data: bytes, limit: int) -> None:
+    length = len(data)
+    if length > limit:
+        raise unencodable(f"{length} bytes where {limit} are the most.")
+    out += _UINT.pack(length)
+    out += data
+    out += _PADDING[length & 3]
 
 
 class Fixed(Type[bytes]):
     """So many bytes, such as the 16 of an uuid."""
 
     def __init__(self, length: int) -> None:
-        self.length = self.least = length
+        self.length = length
+        self.least = length + (-length & 3)
 
     def read(self, reader: Reader) -> bytes:
         """Return the next bytes."""
@@ -197,7 +228,7 @@ class Fixed(Type[bytes]):
     def write(self, out: bytearray, value: bytes) -> None:
         """Append bytes."""
         if len(value) != self.length:
-            raise RPCError(f"unable to encode message payload: {len(value)} bytes")
+            raise unencodable(f"{len(value)} bytes instead of {self.length}.")
         out += value
         out += _PADDING[self.length & 3]
 
@@ -210,13 +241,12 @@ class Chars(Type[bytes]):
 
     def read(self, reader: Reader) -> bytes:
         """Return the next characters."""
-        count = reader.count(self.limit, 4)
-        return reader.take(4 * count)[3::4]
+        return reader.take(4 * reader.count(self.limit, 4))[3::4]
 
     def write(self, out: bytearray, value: bytes) -> None:
         """Append characters."""
         if len(value) > self.limit:
-            raise RPCError(f"unable to encode message payload: {len(value)} characters")
+            raise unencodable(f"{len(value)} characters where {self.limit} are the most.")
         out += _UINT.pack(len(value))
         spread = bytearray(4 * len(value))
         spread[3::4] = value
@@ -257,7 +287,7 @@ class Array(Type[tuple[T, ...]]):
     def write(self, out: bytearray, value: tuple[T, ...]) -> None:
         """Append values."""
         if len(value) > self.limit:
-            raise RPCError(f"unable to encode message payload: {len(value)} items")
+            raise unencodable(f"{len(value)} items where {self.limit} are the most.")
         out += _UINT.pack(len(value))
         write = self.item.write
         for each in value:

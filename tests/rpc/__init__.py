@@ -1,0 +1,1 @@
+"""Tests of the wire protocol: bytes to messages and back, without a socket."""
