@@ -90,7 +90,7 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
             _copy.share(target, source.handle, follow=not volume.nocow)
         except OSError as err:
             if reflink:
-                raise _no_reflink(record.name, err) from err
+                raise _no_reflink(source.path or record.name, err) from err
             handle = FileHandle(target, owned=False)
             if full:
                 raw.create(handle, 0, allocation=allocation, checkpoint=_quiet(job))

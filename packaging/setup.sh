@@ -18,6 +18,10 @@ venv=${1:-.venv}
 [ $# -lt 2 ] || PYTHON=$2
 export PYTHON="${PYTHON:-}"
 
+# the last whose modules run under the Python of Debian 12, and the first with virt_volume
+ansible_version=12.3.0
+ansible_core_version=2.18.19
+
 # command, Debian package
 tools='
 qemu-img            qemu-utils
@@ -33,14 +37,21 @@ cryptsetup          cryptsetup-bin
 zsh                 zsh
 fish                fish
 genisoimage         genisoimage
+dbus-daemon         dbus-daemon
+pkaction            polkitd
+systemd-analyze     systemd
+groff               groff-base
+virt-clone          virtinst
 '
 
 missing_packages() {
     echo "$tools" | while read -r tool package; do
         [ -z "$tool" ] || command -v "$tool" >/dev/null || echo "$package"
     done
-    # the tests drive libvirt with its own binding, which comes for Debian's Python only
+    # the tests drive libvirt with its own bindings, which come for Debian's Python and Perl only
     /usr/bin/python3 -c 'import libvirt' 2>/dev/null || echo python3-libvirt
+    perl -MSys::Virt -e 1 2>/dev/null || echo libsys-virt-perl
+    /usr/bin/python3 -c 'import lxml' 2>/dev/null || echo python3-lxml
 }
 
 may_install() {
@@ -99,7 +110,29 @@ make_venv() {
     touch "$venv/.ready"
 }
 
+# Ansible's modules for libvirt come in one archive with a hundred other collections: 55 MB, of
+# which we keep the modules and what they need to run, 8 MB, outside the tree.
+install_ansible() {
+    ansible=$HOME/.cache/storaged/ansible-$ansible_version
+    [ ! -d "$ansible" ] || return 0
+    echo "setup: fetching Ansible's modules for libvirt"
+    fetched=$(mktemp -d)
+    if quietly "$venv/bin/python" -m pip download --no-deps --only-binary :all: \
+        --dest "$fetched" "ansible==$ansible_version" "ansible-core==$ansible_core_version" &&
+        quietly "$venv/bin/python" packaging/unpack.py "$fetched/out" \
+            "$fetched"/ansible_core-*.whl ansible/ &&
+        quietly "$venv/bin/python" packaging/unpack.py "$fetched/out" \
+            "$fetched"/ansible-*.whl ansible_collections/community/libvirt/; then
+        mkdir -p "${ansible%/*}"
+        mv "$fetched/out" "$ansible"
+    else
+        echo "setup: without them their tests will be skipped" >&2
+    fi
+    rm -rf "$fetched"
+}
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 [ "$tools_too" = no ] || install_tools
 if [ ! -e "$venv/.ready" ] || [ pyproject.toml -nt "$venv/.ready" ]; then make_venv; fi
+[ "$tools_too" = no ] || install_ansible

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from storaged.poolhandle import Pool
     from storaged.request import VolumeOptions
     from storaged.settings import PoolPolicy
-    from storaged.storage import Storage
+    from storaged.storage import Storage, connect
     from storaged.storage import open_storage as open
     from storaged.volumehandle import Volume
     from storaged.worker import Limits
@@ -86,6 +86,7 @@ __version__ = VERSION
 #: Where each public name is defined, from the most to the least important.
 _HOMES = {
     "open": "storage:open_storage",
+    "connect": "storage",
     "Storage": "storage",
     "Pool": "poolhandle",
     "Volume": "volumehandle",
@@ -153,6 +154,7 @@ _HOMES = {
 
 __all__ = [  # noqa: RUF022 -- the order is that of the table
     "open",
+    "connect",
     "Storage",
     "Pool",
     "Volume",

@@ -18,13 +18,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 
 from storaged.errors import Unsupported
 from storaged.flow import Hole as Hole
 from storaged.flow import Sink as Sink
 from storaged.flow import Source as Source
+from storaged.flow import WipeAlgorithm as WipeAlgorithm
 from storaged.formats.handle import Handle
 from storaged.job import Job
 from storaged.model import (
@@ -47,21 +48,6 @@ class Durability(StrEnum):
     FULL = "full"
     #: the kernel has it
     NONE = "none"
-
-
-class WipeAlgorithm(IntEnum):
-    """Patterns for `Wipes.wipe`; the numbers stand on the wire."""
-
-    ZERO = 0
-    NNSA = 1
-    DOD = 2
-    BSI = 3
-    GUTMANN = 4
-    SCHNEIER = 5
-    PFITZNER7 = 6
-    PFITZNER33 = 7
-    RANDOM = 8
-    TRIM = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +110,12 @@ class Refresh:
 class ImageSource:
     """The source of a clone, opened by its own backend.
 
-    *handle* is read only and belongs to the caller, who closes it.
+    *handle* is read only and belongs to the caller, who closes it; *path* is for messages.
     """
 
     record: VolumeRecord
     handle: Handle
+    path: str = ""
 
 
 class Backend(ABC):

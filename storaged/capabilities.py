@@ -38,9 +38,9 @@ def _write_type(writer: Writer, traits: Traits, supported: bool) -> None:
     ):
         if traits.source_formats:
             with writer.element("poolOptions"):
-                _write_formats(
-                    writer, "sourceFormatType", traits.source_formats[0], traits.source_formats
-                )
+                # libvirt counts "unknown" first wherever a type has it
+                formats = tuple(sorted(traits.source_formats, key=lambda name: name != "unknown"))
+                _write_formats(writer, "sourceFormatType", traits.source_formats[0], formats)
         if traits.volume_formats and not traits.generic:
             with writer.element("volOptions"):
                 default = traits.volume_formats[0]

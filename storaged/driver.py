@@ -8,25 +8,30 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from storaged.backend import Anchored, Durability, Host
+from storaged.backend import Durability, Host
 from storaged.driverlock import DriverLock, EngineKind, HeldLock
-from storaged.errors import InvalidArgument, StorageError
+from storaged.errors import InvalidArgument, NoSuchPool, StorageError
 from storaged.events import Events
+from storaged.filters import ALL, PoolFilter
 from storaged.job import Job
-from storaged.model import PoolDef
+from storaged.known import Known
+from storaged.model import PoolInfo, PoolRef, VolumeRef
 from storaged.paths import Paths
 from storaged.pool import PoolObject
 from storaged.poolcalls import PoolCalls
 from storaged.poolstate import Phase, Services
 from storaged.registry import Registry
+from storaged.restore import Restore
 from storaged.settings import PolicyStore
-from storaged.state import LoadedPool, StateStore
+from storaged.state import StateStore
 from storaged.table import PoolTable
 from storaged.volumecalls import VolumeCalls
 from storaged.worker import Limits
@@ -35,6 +40,19 @@ from storaged.worker import Limits
 OPEN_PATIENCE = 2.0
 #: How long a close waits for jobs that it cancelled, in seconds.
 CLOSE_PATIENCE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """A pool in figures.
+
+    :param volumes: how many are known.
+    :param stuck: how many operations wait for storage that does not answer.
+    """
+
+    info: PoolInfo
+    volumes: int
+    stuck: int
 
 
 class Driver(PoolCalls, VolumeCalls):
@@ -47,6 +65,8 @@ class Driver(PoolCalls, VolumeCalls):
         table = PoolTable()
         PoolCalls.__init__(self, services, table)
         VolumeCalls.__init__(self, services, table)
+        self._restore = Restore(services, table, self._definitions, patience=OPEN_PATIENCE)
+        self._known = Known(table)
         self._held = held
         self._problems: tuple[str, ...] = ()
         self.closed = False
@@ -55,6 +75,21 @@ class Driver(PoolCalls, VolumeCalls):
     def readonly(self) -> bool:
         """Whether the engine was opened for reading only."""
         return self._services.readonly
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the paths of the volumes are paths of this host."""
+        return True
+
+    @property
+    def is_session(self) -> bool:
+        """Whether it is an ordinary user's engine."""
+        return self._services.host.session
+
+    @property
+    def known(self) -> Known:
+        """What can be answered from memory."""
+        return self._known
 
     @property
     def events(self) -> Events:
@@ -80,12 +115,89 @@ class Driver(PoolCalls, VolumeCalls):
                 return job
         raise InvalidArgument(f"no job with id {number} is under way")
 
-    def autostart(self) -> None:
+    def on_job(self, subscriber: Callable[[Job[Any]], None]) -> Callable[[], None]:
+        """Have *subscriber* called with each job that begins to work; returns what ends that."""
+        return self._services.feed.subscribe(subscriber)
+
+    def overviews(self) -> list[Overview]:
+        """Return a few figures of each pool, in no order, without a look at any storage."""
+        return [
+            Overview(pool.snapshot.info, len(pool.index), len(pool.workers.stuck()))
+            for pool in self._table.all()
+        ]
+
+    def require_active(self, ref: PoolRef) -> None:
+        """Raise libvirt's error unless a pool is active."""
+        self._table.by_ref(ref).pool.require_active()
+
+    def require_inactive(self, ref: PoolRef, kind: str) -> None:
+        """Raise what *kind* ("build", "delete") would raise for the state of the pool."""
+        self._table.by_ref(ref).pool.require_inactive(kind)
+
+    def pool_infos(self, wanted: PoolFilter = ALL) -> list[PoolInfo]:
+        """Return state and figures of the pools that pass a filter, in no order."""
+        found = []
+        for ref in self.pools(wanted):
+            with suppress(NoSuchPool):  # it has gone since it was listed
+                found.append(self.pool_info(ref))
+        return found
+
+    # Definitions that come as documents
+
+    def pool_define_xml(self, text: str, *, validate: bool = False) -> PoolRef:
+        """Keep the definition that a document holds."""
+        return self.pool_define(self.parse_definition(text, validate=validate))
+
+    def pool_create_xml(
+        self,
+        text: str,
+        *,
+        build: bool = False,
+        overwrite: bool | None = None,
+        validate: bool = False,
+    ) -> Job[PoolRef]:
+        """Start the pool that a document describes, and do not keep it."""
+        definition = self.parse_definition(text, validate=validate)
+        ref, job = self.pool_create(definition, build=build, overwrite=overwrite)
+        return job.giving(lambda _: ref)
+
+    def volume_create_xml(
+        self,
+        pool: PoolRef,
+        text: str,
+        *,
+        preallocate_metadata: bool = False,
+        validate: bool = False,
+    ) -> Job[VolumeRef]:
+        """Make the volume that a document describes."""
+        request = self.parse_volume(pool, text, validate=validate)
+        return self.volume_create(pool, request, preallocate_metadata=preallocate_metadata)
+
+    def volume_clone_xml(
+        self,
+        pool: PoolRef,
+        text: str,
+        source: VolumeRef,
+        *,
+        reflink: bool = False,
+        preallocate_metadata: bool = False,
+    ) -> Job[VolumeRef]:
+        """Make the volume that a document describes from another one."""
+        request = self.parse_volume(pool, text, clone=True)
+        return self.volume_clone(
+            pool, request, source, reflink=reflink, preallocate_metadata=preallocate_metadata
+        )
+
+    # Its life
+
+    def autostart(self, *, again: bool = False) -> None:
         """Start the pools that are to be started at boot, once a boot. What fails is a problem.
 
         Storage that shows no sign of life for `OPEN_PATIENCE` is not waited for.
+
+        :param again: also if it was done in this boot.
         """
-        if not self._services.store.needs_autostart():
+        if not again and not self._services.store.needs_autostart():
             return
         self._services.store.mark_autostarted()
         started: list[tuple[PoolObject, Job[None]]] = []
@@ -139,85 +251,16 @@ class Driver(PoolCalls, VolumeCalls):
         Storage is looked at only where nothing else can tell whether a pool is active: once a boot,
         and then within `OPEN_PATIENCE`.
         """
-        store = self._services.store
-        first = store.first_since_boot()
-        loaded = store.load()
-        self._problems = loaded.problems
-        looked: list[Job[None]] = []
-        for found in loaded.pools:
-            pool = self._loaded(found)
-            self._table.add(pool)
-            looked.extend(self._activate(pool, live=found.live is not None, first=first))
-        deadline = time.monotonic() + OPEN_PATIENCE
-        for job in looked:
-            job.wait(max(deadline - time.monotonic(), 0))
-        if first:
-            store.note_boot()
+        self._problems = self._restore.load()
 
-    def _loaded(self, found: LoadedPool) -> PoolObject:
-        definition = found.live or found.config
-        assert isinstance(definition, PoolDef)  # noqa: S101 -- one of the two is there
-        pool = PoolObject(definition, self._services)
-        with pool.lock:
-            pool.persistent = found.config is not None
-            pool.autostart = found.autostart
-            wrong = self._services.policies.problems(pool.name)
-            pool.problem("policy", "; ".join(wrong) or None)
-            if found.live is not None:
-                pool.phase = Phase.ACTIVE
-                if found.config is not None and found.config != found.live:
-                    pool.define(found.config)
-            pool.publish()
-        return pool
+    def reload(self) -> None:
+        """Read the state directories again, and start what is to be started at boot.
 
-    def _activate(self, pool: PoolObject, *, live: bool, first: bool) -> list[Job[None]]:
-        """Make a loaded pool active if it is; return the look at the storage this takes."""
-        try:
-            backend = pool.backend
-        except StorageError:
-            pool.phase = Phase.INACTIVE  # nobody can serve it; its files stay as they are
-            with pool.lock:
-                pool.publish()
-            return []
-        if live:
-            if not isinstance(backend, Anchored) or self._held_anchor(pool, backend):
-                return []
-        elif not first:
-            return []
-        job: Job[None] = Job("look", pool.name)
-        with suppress(StorageError):
-            pool.workers.submit(job, lambda _job: self._look_whether_active(pool, live=live))
-            return [job]
-        return []
-
-    def _held_anchor(self, pool: PoolObject, backend: Anchored) -> bool:
-        """Have a backend hold what was kept of its target; tell whether there was anything."""
-        try:
-            anchor = self._services.store.read_anchor(pool.ref.uuid)
-            if anchor is not None:
-                backend.hold(anchor)
-        except StorageError as err:
-            with pool.lock:
-                pool.problem("anchor", f"taken as it is now, because {err.message}")
-            return False
-        return anchor is not None
-
-    def _look_whether_active(self, pool: PoolObject, *, live: bool) -> None:
-        backend, store = pool.backend, self._services.store
-        if not live and not backend.check():
-            return
-        if isinstance(backend, Anchored):
-            anchor = backend.anchor()
-            backend.hold(anchor)
-            if not self.readonly:
-                store.write_anchor(pool.ref.uuid, anchor)
-        if live:
-            return
-        if not self.readonly:
-            store.write_live(pool.snapshot.definition)
-        with pool.lock:
-            if pool.phase is Phase.INACTIVE and not pool.removed:
-                pool.settle(Phase.ACTIVE)
+        Pools that are new appear, changed definitions hold, and what was removed stays.
+        """
+        self._require_changes()
+        self._problems = self._restore.reload()
+        self.autostart(again=True)
 
 
 def _note_autostart(pool: PoolObject, job: Job[None]) -> None:

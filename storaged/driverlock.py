@@ -154,7 +154,7 @@ class DriverLock:
                 fd = os.open(self._paths.lock_file, flags, 0o644)
             try:
                 with system_errors(f"Failed to acquire pid file '{shown}'"):
-                    if not _lock(fd):
+                    if not lock_first_byte(fd):
                         os.close(fd)
                         return None
                     if self._is_current(fd, shown):
@@ -182,7 +182,7 @@ class DriverLock:
             kind, started = EngineKind(data["kind"]), data["started"]
         except (StorageError, ValueError, TypeError, KeyError, RecursionError):
             return None
-        if type(pid) is not int or started is None or started != _start_time(pid):
+        if type(pid) is not int or started is None or started != start_time(pid):
             return None
         return Owner(pid, kind, socket if isinstance(socket, str) else None)
 
@@ -228,7 +228,7 @@ class HeldLock:
         with system_errors(f"Failed to write to pid file '{printable(self._paths.lock_file)}'"):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, str(pid).encode(), 0)
-        owner = {"kind": kind, "pid": pid, "started": _start_time(pid), "socket": socket}
+        owner = {"kind": kind, "pid": pid, "started": start_time(pid), "socket": socket}
         make_directory(self._paths.runtime)
         write_file(self._paths.owner_file, json.dumps(owner).encode(), durable=False)
 
@@ -257,9 +257,15 @@ class HeldLock:
         self.release()
 
 
-def _lock(fd: int) -> bool:
+def lock_first_byte(fd: int, *, wait: bool = False) -> bool:
+    """Take a write lock as libvirt's daemons do on files that are one process's; tell whether.
+
+    :param wait: until whoever has it gives it back.
+    :raise OSError: the file cannot be locked.
+    """
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        fcntl.fcntl(fd, command, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
     except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: fcntl(2) allows either
         return False
     return True
@@ -272,7 +278,7 @@ def _comm(pid: int | None) -> str | None:
         return None
 
 
-def _start_time(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """Return when a process was started, in clock ticks since the boot; None if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()

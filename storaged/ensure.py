@@ -7,11 +7,11 @@ told, not changed.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from storaged.driver import Driver
 from storaged.errors import (
     NoSuchPool,
     NoSuchVolume,
@@ -20,7 +20,10 @@ from storaged.errors import (
     PoolExists,
     VolumeExists,
 )
-from storaged.model import PoolDef, PoolRef, VolumeDef, VolumeRef
+from storaged.model import Permissions, PoolDef, PoolRef, VolumeDef, VolumeRef
+
+if TYPE_CHECKING:
+    from storaged.engine import Engine
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ class Ensured(Generic[T]):
     differences: tuple[Difference, ...] = ()
 
 
-def ensure_pool(driver: Driver, wanted: PoolDef, *, autostart: bool) -> Ensured[PoolRef]:
+def ensure_pool(engine: Engine, wanted: PoolDef, *, autostart: bool) -> Ensured[PoolRef]:
     """Have a pool defined, built, started and (if asked) started at boot.
 
     A pool of this name that is defined differently is started, but not redefined.
@@ -61,77 +64,77 @@ def ensure_pool(driver: Driver, wanted: PoolDef, *, autostart: bool) -> Ensured[
     :raise TargetChanged: it is active, but its target is not what it was at the start.
     """
     actions: list[str] = []
-    ref = _defined(driver, wanted, actions)
-    found = driver.pool_definition(ref, inactive=True)
+    ref = _defined(engine, wanted, actions)
+    found = engine.pool_definition(ref, inactive=True)
     differences = _pool_differences(wanted, found)
-    info = driver.pool_state(ref)
+    info = engine.pool_state(ref)
     if not info.persistent:
-        driver.pool_define(found)
+        engine.pool_define(found)
         actions.append("defined")
     if info.active:
-        driver.require_target(ref)
-    elif _start(driver, ref):
+        engine.require_target(ref)
+    elif _start(engine, ref):
         actions.append("started")
     if autostart and not info.autostart:
-        driver.pool_set_autostart(ref, autostart=True)
+        engine.pool_set_autostart(ref, autostart=True)
         actions.append("autostart on")
     return Ensured(ref, bool(actions), tuple(actions), differences)
 
 
 def ensure_volume(
-    driver: Driver, pool: PoolRef, wanted: VolumeDef, *, preallocate_metadata: bool = False
+    engine: Engine, pool: PoolRef, wanted: VolumeDef, *, preallocate_metadata: bool = False
 ) -> Ensured[VolumeRef]:
     """Have a volume there. One that is smaller than wanted grows; a larger one stays as it is."""
     actions: list[str] = []
     wanted = replace(wanted, format=wanted.format or "raw")
     try:
-        ref = driver.volume_lookup_by_name(pool, wanted.name)
+        ref = engine.volume_lookup_by_name(pool, wanted.name)
     except NoSuchVolume:
         try:
-            job = driver.volume_create(pool, wanted, preallocate_metadata=preallocate_metadata)
+            job = engine.volume_create(pool, wanted, preallocate_metadata=preallocate_metadata)
             ref = job.complete()
         except VolumeExists:  # somebody else was quicker
-            ref = driver.volume_lookup_by_name(pool, wanted.name)
+            ref = engine.volume_lookup_by_name(pool, wanted.name)
         else:
             return Ensured(ref, changed=True, actions=("created",))
-    found = driver.volume_definition(ref)
+    found = engine.volume_definition(ref)
     if wanted.format == found.format and found.capacity < wanted.capacity:
-        driver.volume_resize(ref, wanted.capacity).complete()
+        engine.volume_resize(ref, wanted.capacity).complete()
         actions.append(f"grown from {found.capacity} to {wanted.capacity} bytes")
-        found = driver.volume_definition(ref)
+        found = engine.volume_definition(ref)
     return Ensured(ref, bool(actions), tuple(actions), _volume_differences(wanted, found))
 
 
-def _defined(driver: Driver, wanted: PoolDef, actions: list[str]) -> PoolRef:
+def _defined(engine: Engine, wanted: PoolDef, actions: list[str]) -> PoolRef:
     """Return the pool of that name; it is defined if there is none."""
     with suppress(NoSuchPool):
-        return driver.pool_lookup_by_name(wanted.name)
+        return engine.pool_lookup_by_name(wanted.name)
     try:
-        ref = driver.pool_define(wanted)
+        ref = engine.pool_define(wanted)
     except PoolExists:
         with suppress(NoSuchPool):  # somebody else was quicker
-            return driver.pool_lookup_by_name(wanted.name)
+            return engine.pool_lookup_by_name(wanted.name)
         raise
     actions.append("defined")
     return ref
 
 
-def _start(driver: Driver, ref: PoolRef) -> bool:
+def _start(engine: Engine, ref: PoolRef) -> bool:
     """Build and start a pool; tell whether it was this call that did so.
 
     Building without flags makes a missing directory and never formats.
     """
     for attempt in range(_ATTEMPTS):
         try:
-            driver.pool_build(ref).complete()
-            driver.pool_start(ref).complete()
+            engine.pool_build(ref).complete()
+            engine.pool_start(ref).complete()
         except (OperationInvalid, PoolBusy):  # perhaps somebody else is about the same
             if attempt == _ATTEMPTS - 1:
                 raise
-            for job in driver.jobs():
+            for job in engine.jobs():
                 if job.pool == ref.name and job.volume is None:
                     job.wait(_ATTEMPT_PATIENCE)
-            if driver.pool_state(ref).active:
+            if engine.pool_state(ref).active:
                 return False
             time.sleep(0.02)
         else:
@@ -141,8 +144,10 @@ def _start(driver: Driver, ref: PoolRef) -> bool:
 
 def _pool_differences(wanted: PoolDef, found: PoolDef) -> tuple[Difference, ...]:
     """Return the fields of a definition that differ; the uuid is not one of them."""
-    names = [field.name for field in fields(PoolDef) if field.name != "uuid"]
-    return _differing(wanted, found, names)
+    apart = ("uuid", "permissions")
+    names = [field.name for field in fields(PoolDef) if field.name not in apart]
+    permissions = _permission_differences(wanted.permissions, found.permissions)
+    return (*_differing(wanted, found, names), *permissions)
 
 
 def _volume_differences(wanted: VolumeDef, found: VolumeDef) -> tuple[Difference, ...]:
@@ -152,17 +157,26 @@ def _volume_differences(wanted: VolumeDef, found: VolumeDef) -> tuple[Difference
     if wanted.cluster_size:
         names.append("cluster_size")
     differences = list(_differing(wanted, found, names))
-    for name in ("mode", "owner", "group"):
-        asked = getattr(wanted.permissions, name)
-        there = getattr(found.permissions, name)
-        if asked is not None and asked != there:
-            shown = (f"0{asked:o}", f"0{there:o}") if name == "mode" else (str(asked), str(there))
-            differences.append(Difference(name, *shown))
+    differences += _permission_differences(wanted.permissions, found.permissions)
     if wanted.backing is not None:
         there = found.backing.path if found.backing else "none"
         if there != wanted.backing.path:
             differences.append(Difference("backing", wanted.backing.path, there))
     return tuple(differences)
+
+
+def _permission_differences(wanted: Permissions, found: Permissions) -> Iterator[Difference]:
+    """Yield what differs of the permissions that were asked for."""
+    for name in ("mode", "owner", "group"):
+        asked, there = getattr(wanted, name), getattr(found, name)
+        if asked is not None and asked != there:
+            yield Difference(name, _shown(name, asked), _shown(name, there))
+
+
+def _shown(name: str, value: int | None) -> str:
+    if value is None:
+        return "unset"
+    return f"0{value:o}" if name == "mode" else str(value)
 
 
 def _fits(wanted: VolumeDef, found: VolumeDef) -> bool:

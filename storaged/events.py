@@ -7,8 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, TypeVar
 
-from storaged.model import PoolRef
+from storaged.facts import PoolRef
+from storaged.job import Job
+
+T = TypeVar("T")
 
 
 class Lifecycle(IntEnum):
@@ -81,7 +85,38 @@ class Events:
                     self._delivering = False
 
 
-def _tell(subscriber: Callable[[Event], None], event: Event) -> None:
+class JobFeed:
+    """Tells of each job that begins to work on a pool or a volume."""
+
+    def __init__(self) -> None:
+        self._subscribers: tuple[Callable[[Job[Any]], None], ...] = ()
+        self._lock = threading.Lock()
+
+    def subscribe(self, subscriber: Callable[[Job[Any]], None]) -> Callable[[], None]:
+        """Have *subscriber* called with each job that begins from now on; it must not wait.
+
+        :returns: a function that ends the subscription.
+        """
+
+        def told(job: Job[Any]) -> None:  # the same function may be subscribed twice
+            subscriber(job)
+
+        with self._lock:
+            self._subscribers = (*self._subscribers, told)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._subscribers = tuple(one for one in self._subscribers if one is not told)
+
+        return unsubscribe
+
+    def tell(self, job: Job[Any]) -> None:
+        """Tell everybody that *job* has begun. Call it without a lock."""
+        for subscriber in self._subscribers:
+            _tell(subscriber, job)
+
+
+def _tell(subscriber: Callable[[T], None], event: T) -> None:
     try:
         subscriber(event)
     except Exception:  # a subscriber's fault must not fail the operation that it hears of

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from typing import TYPE_CHECKING
 
-from storaged.model import PoolType
-from storaged.pool import PoolObject
+from storaged.traits import PoolType
+
+if TYPE_CHECKING:
+    from storaged.pool import PoolObject
 
 
 class PoolFilter(IntFlag):

@@ -1,15 +1,29 @@
-"""How data move through the engine: out of a source, into a sink, holes told as holes."""
+"""How data move through the engine: out of a source, into a sink, holes told as holes; wiping."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 
 from storaged.formats.handle import Bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class WipeAlgorithm(IntEnum):
+    """What a wipe overwrites with; the numbers stand on the wire."""
+
+    ZERO = 0
+    NNSA = 1
+    DOD = 2
+    BSI = 3
+    GUTMANN = 4
+    SCHNEIER = 5
+    PFITZNER7 = 6
+    PFITZNER33 = 7
+    RANDOM = 8
+    TRIM = 9
+
+
+class Hole(NamedTuple):
     """A stretch of zeros in a transfer, in bytes."""
 
     length: int

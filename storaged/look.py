@@ -14,9 +14,7 @@ from storaged.errors import OperationFailed, OperationInvalid, StorageError
 from storaged.job import Job
 from storaged.model import VolumeDef, VolumeRecord
 from storaged.pool import PoolObject
-
-#: How long a query waits for a look, in seconds.
-PATIENCE = 0.25
+from storaged.poolstate import LOOK_PATIENCE as PATIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +46,19 @@ class Looks:
 
         :raise StorageError: what the backend said of the volume.
         """
+        begun = self.begin(name)
+        if isinstance(begun, Sight):
+            return begun
+        if not begun.wait(PATIENCE):
+            return self.last_known(name)
+        return Sight(begun.result(), fresh=True)
+
+    def last_known(self, name: str) -> Sight:
+        """Return what was known of a volume before the look that takes too long."""
+        return Sight(self._pool.index.get(name), fresh=False)
+
+    def begin(self, name: str) -> Sight | Job[VolumeRecord | None]:
+        """Begin a look and return its job, or what can be told at once."""
         pool = self._pool
         if not isinstance(pool.backend, LooksAtVolumes):
             return Sight(pool.index.get(name), fresh=True)
@@ -57,17 +68,16 @@ class Looks:
                 return Sight(known, fresh=True)
             if self._slow():
                 return Sight(known, fresh=False)
-            job = self._under_way.get(name)
-            if job is None:
-                job = self._begin(name)
-                if job is None:
-                    return Sight(known, fresh=False)
-        if not job.wait(PATIENCE):
-            return Sight(known, fresh=False)
-        return Sight(job.result(), fresh=True)
+            job = self._under_way.get(name) or self._begin(name)
+            return Sight(known, fresh=False) if job is None else job
 
     def describe(self, record: VolumeRecord) -> VolumeDef | None:
         """Return all there is to say of a volume; None if the storage does not answer in time."""
+        job = self.begin_describing(record)
+        return job.result() if job is not None and job.wait(PATIENCE) else None
+
+    def begin_describing(self, record: VolumeRecord) -> Job[VolumeDef] | None:
+        """Begin to read all there is to say of a volume; None if that cannot be done now."""
         pool = self._pool
         backend = pool.backend
         if not isinstance(backend, LooksAtVolumes):
@@ -83,7 +93,7 @@ class Looks:
                 except OperationFailed:
                     return None
                 self._described[record.name] = (record, job)
-        return job.result() if job.wait(PATIENCE) else None
+        return job
 
     def measure(self, *, again: bool = False) -> None:
         """Read the figures of the pool if they are not known, waiting no longer than a look.

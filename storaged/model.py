@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
 from uuid import UUID
 
 from storaged import rules
 from storaged.errors import ConfigUnsupported, Unsupported, XMLError
+from storaged.facts import PoolInfo, PoolRef, PoolState, Space, VolumeInfo, VolumeRef
 from storaged.formats.image import ImageInfo
 from storaged.source import (
     NO_SOURCE,
@@ -76,17 +76,6 @@ __all__ = [
     "VolumeRef",
     "VolumeType",
 ]
-
-
-class PoolState(IntEnum):
-    """What clients are told of a pool; the numbers stand on the wire."""
-
-    INACTIVE = 0
-    BUILDING = 1
-    RUNNING = 2
-    DEGRADED = 3
-    #: active, but its storage does not answer
-    INACCESSIBLE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +158,6 @@ def _config_options(kind: str, options: Iterable[tuple[str, str]]) -> tuple[tupl
             what = "value" if name else "name"
             raise XMLError(f"empty rbd option {what} specified")
     return kept
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """How full a pool is, in bytes."""
-
-    capacity: int = 0
-    allocation: int = 0
-    available: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,54 +259,3 @@ class VolumeRecord:
     problem: str | None = None
     #: what only some types know (extents, origin, sparse), by field name of `VolumeDef`
     extra: Mapping[str, object] | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class PoolRef:
-    """Names a pool. The uuid decides; the name is for people."""
-
-    name: str
-    uuid: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeRef:
-    """Names a volume: its pool and its name; the key goes with it for clients that ask."""
-
-    pool: PoolRef
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class PoolInfo:
-    """The state of a pool at one moment: one immutable snapshot."""
-
-    ref: PoolRef
-    state: PoolState
-    persistent: bool
-    autostart: bool
-    space: Space
-    #: what is wrong with this pool, for people
-    problems: tuple[str, ...] = ()
-
-    @property
-    def active(self) -> bool:
-        """Whether the pool is started."""
-        return self.state is not PoolState.INACTIVE
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeInfo:
-    """The figures of a volume at one moment, in bytes."""
-
-    ref: VolumeRef
-    type: VolumeType
-    capacity: int
-    allocation: int
-    physical: int
-    format: str | None
-    path: str
-    problem: str | None = None
-    #: being created or cloned just now
-    building: bool = False

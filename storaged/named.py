@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from storaged.model import PoolRef, VolumeRef
+from storaged.facts import PoolRef, VolumeRef
 
 if TYPE_CHECKING:
-    from storaged.driver import Driver
+    from storaged.engine import Engine
 
 R = TypeVar("R", bound=PoolRef | VolumeRef)
 
@@ -15,8 +15,8 @@ R = TypeVar("R", bound=PoolRef | VolumeRef)
 class Named(Generic[R]):
     """Something of an engine, known by its *ref*; two that name the same are equal."""
 
-    def __init__(self, driver: Driver, ref: R) -> None:
-        self._driver = driver
+    def __init__(self, engine: Engine, ref: R) -> None:
+        self._engine = engine
         self.ref = ref
 
     def __repr__(self) -> str:
@@ -25,7 +25,7 @@ class Named(Generic[R]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Named):
             return NotImplemented
-        return (self._driver, self.ref) == (other._driver, other.ref)
+        return (self._engine, self.ref) == (other._engine, other.ref)
 
     def __hash__(self) -> int:
         return hash(self.ref)

@@ -73,6 +73,14 @@ class PoolObject(PoolFacts):
             advice=f"It is busy with {named}{more}. Wait for the end, or cancel it.",
         )
 
+    def require_inactive(self, kind: str) -> None:
+        """Raise what `claim` would raise now for exclusive work that needs an inactive pool.
+
+        :param kind: what it would do: start, build, delete ...
+        """
+        with self.lock:
+            self._require_idle(kind, active=False)
+
     def unclaim(self, job: Job[Any]) -> None:
         """End exclusive work. Takes the lock."""
         with self.lock:
@@ -98,11 +106,13 @@ class PoolObject(PoolFacts):
                 self.services.events.deliver()
 
         try:
-            return self.workers.submit(job, run)
+            self.workers.submit(job, run)
         except BaseException:
             failed()
             self.unclaim(job)
             raise
+        self.services.feed.tell(job)
+        return job
 
     # Volume jobs
 
@@ -129,10 +139,12 @@ class PoolObject(PoolFacts):
                 ended()
 
         try:
-            return self.workers.submit(job, run)
+            self.workers.submit(job, run)
         except BaseException:
             ended()
             raise
+        self.services.feed.tell(job)
+        return job
 
     @contextmanager
     def watching_target(self) -> Iterator[None]:

@@ -129,15 +129,20 @@ class PoolCalls:
         :raise InternalError: no such type.
         :raise Unsupported: its sources cannot be found.
         """
+        backend = self.discovering(pool_type)
+        where: PoolSource | None = poolxml.parse_source(pool_type, spec) if spec else None
+        found = backend.find_sources(where, self._services.host)
+        return poolxml.format_sources(pool_type, found)
+
+    def discovering(self, pool_type: str) -> type[FindsSources]:
+        """Return what finds the sources of a type; raises as `find_sources` does."""
         registry = self._services.registry
         if pool_type not in (*PoolType, *registry.plugin_types()):
             raise InternalError(f"unknown storage pool type {pool_type}")
         backend = registry.find(pool_type)
         if not issubclass(backend, FindsSources):
             raise Unsupported(f"pool type '{pool_type}' does not support source discovery")
-        where: PoolSource | None = poolxml.parse_source(pool_type, spec) if spec else None
-        found = backend.find_sources(where, self._services.host)
-        return poolxml.format_sources(pool_type, found)
+        return backend
 
     def pool_capabilities(self) -> str:
         """Return the capabilities of all pool types as XML."""

@@ -88,6 +88,11 @@ class PoolFacts:
         return found
 
     @property
+    def target(self) -> str | None:
+        """The target path of what runs, or will run at the next start."""
+        return self._definition.target
+
+    @property
     def active(self) -> bool:
         """Whether volumes can be worked on."""
         return self.phase is Phase.ACTIVE
@@ -172,6 +177,8 @@ class PoolFacts:
                 autostart=self.autostart,
                 space=self._space or Space(),
                 problems=tuple(dict.fromkeys(self._problems.values())),
+                type=self._definition.type,
+                target=self._definition.target,
             ),
             permissions=self._permissions or self._definition.permissions,
         )

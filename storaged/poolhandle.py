@@ -7,16 +7,19 @@ once, whose ``result`` is what it would have returned.
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 from uuid import UUID
 
-from storaged.ensure import Ensured, ensure_volume
+from storaged.facts import PoolInfo, PoolRef, VolumeInfo, VolumeRef
 from storaged.job import Job
-from storaged.model import PoolDef, PoolInfo, PoolRef, VolumeDef, VolumeInfo, VolumeRef
 from storaged.named import Named
 from storaged.request import VolumeOptions, outcome, volume_request
-from storaged.settings import PoolPolicy
 from storaged.volumehandle import Volume
+
+if TYPE_CHECKING:
+    from storaged.ensure import Ensured
+    from storaged.model import PoolDef, VolumeDef
+    from storaged.settings import PoolPolicy
 
 
 class Pool(Named[PoolRef]):
@@ -30,17 +33,17 @@ class Pool(Named[PoolRef]):
     @property
     def active(self) -> bool:
         """Whether the pool is started."""
-        return self._driver.pool_state(self.ref).active
+        return self._engine.pool_state(self.ref).active
 
     @property
     def persistent(self) -> bool:
         """Whether the pool has a configuration file."""
-        return self._driver.pool_state(self.ref).persistent
+        return self._engine.pool_state(self.ref).persistent
 
     @property
     def autostart(self) -> bool:
         """Whether the pool is started at boot."""
-        return self._driver.pool_state(self.ref).autostart
+        return self._engine.pool_state(self.ref).autostart
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -49,22 +52,22 @@ class Pool(Named[PoolRef]):
 
     def info(self) -> PoolInfo:
         """Return state, figures and problems of the pool at this moment."""
-        return self._driver.pool_info(self.ref)
+        return self._engine.pool_info(self.ref)
 
     def definition(self, *, inactive: bool = False) -> PoolDef:
         """Return what the pool is; with *inactive* what it will be after the next stop."""
-        return self._driver.pool_definition(self.ref, inactive=inactive)
+        return self._engine.pool_definition(self.ref, inactive=inactive)
 
     def xml(self, *, inactive: bool = False) -> str:
         """Return the pool's XML as libvirt prints it."""
-        return self._driver.pool_xml(self.ref, inactive=inactive)
+        return self._engine.pool_xml(self.ref, inactive=inactive)
 
     def set_autostart(self, on: bool) -> None:
         """Have the pool started at boot, or not.
 
         :raise InternalError: the pool is transient.
         """
-        self._driver.pool_set_autostart(self.ref, autostart=on)
+        self._engine.pool_set_autostart(self.ref, autostart=on)
 
     @overload
     def start(
@@ -83,7 +86,7 @@ class Pool(Named[PoolRef]):
         :param overwrite: build with formatting; False refuses where something is found.
         :raise OperationInvalid: it is active already.
         """
-        job = self._driver.pool_start(self.ref, build=build, overwrite=overwrite)
+        job = self._engine.pool_start(self.ref, build=build, overwrite=overwrite)
         return outcome(job, wait)
 
     @overload
@@ -96,7 +99,7 @@ class Pool(Named[PoolRef]):
         :raise OperationInvalid: it is not active.
         :raise InternalError: jobs are under way; the advice names them.
         """
-        return outcome(self._driver.pool_stop(self.ref), wait)
+        return outcome(self._engine.pool_stop(self.ref), wait)
 
     @overload
     def build(self, *, overwrite: bool | None = ..., wait: Literal[True] = ...) -> None: ...
@@ -109,7 +112,7 @@ class Pool(Named[PoolRef]):
             there.
         :raise OperationInvalid: the pool is active.
         """
-        return outcome(self._driver.pool_build(self.ref, overwrite=overwrite), wait)
+        return outcome(self._engine.pool_build(self.ref, overwrite=overwrite), wait)
 
     @overload
     def delete(self, *, wait: Literal[True] = ...) -> None: ...
@@ -117,11 +120,11 @@ class Pool(Named[PoolRef]):
     def delete(self, *, wait: Literal[False]) -> Job[None]: ...
     def delete(self, *, wait: bool = True) -> Job[None] | None:
         """Remove the storage of the inactive, empty pool; its definition stays."""
-        return outcome(self._driver.pool_delete(self.ref), wait)
+        return outcome(self._engine.pool_delete(self.ref), wait)
 
     def undefine(self) -> None:
         """Forget the inactive pool; its storage stays."""
-        self._driver.pool_undefine(self.ref)
+        self._engine.pool_undefine(self.ref)
 
     @overload
     def refresh(self, *, wait: Literal[True] = ...) -> None: ...
@@ -129,27 +132,27 @@ class Pool(Named[PoolRef]):
     def refresh(self, *, wait: Literal[False]) -> Job[None]: ...
     def refresh(self, *, wait: bool = True) -> Job[None] | None:
         """Scan the pool. Runs beside its jobs."""
-        return outcome(self._driver.pool_refresh(self.ref), wait)
+        return outcome(self._engine.pool_refresh(self.ref), wait)
 
     def names(self) -> list[str]:
         """Return the names of the volumes, sorted."""
-        return sorted(self._driver.volume_names(self.ref))
+        return sorted(self._engine.volume_names(self.ref))
 
     def volumes(self) -> list[Volume]:
         """Return the volumes, sorted by name."""
-        refs = sorted(self._driver.volumes(self.ref), key=lambda ref: ref.name)
-        return [Volume(self._driver, ref) for ref in refs]
+        refs = sorted(self._engine.volumes(self.ref), key=lambda ref: ref.name)
+        return [Volume(self._engine, ref) for ref in refs]
 
     def infos(self) -> list[VolumeInfo]:
         """Return the known figures of all volumes, sorted by name, without a look at each."""
-        return sorted(self._driver.volume_infos(self.ref), key=lambda info: info.ref.name)
+        return sorted(self._engine.volume_infos(self.ref), key=lambda info: info.ref.name)
 
     def volume(self, name: str) -> Volume:
         """Return a volume by its name.
 
         :raise NoSuchVolume: there is none, also not after a look at the storage.
         """
-        return Volume(self._driver, self._driver.volume_lookup_by_name(self.ref, name))
+        return Volume(self._engine, self._engine.volume_lookup_by_name(self.ref, name))
 
     @overload
     def create(
@@ -220,8 +223,12 @@ class Pool(Named[PoolRef]):
         :param definition: without an allocation the volume is allocated in full.
         :param validate: check the XML against the schema first.
         """
-        request = self._request(definition, validate=validate)
-        return self._create(request, preallocate_metadata=preallocate_metadata, wait=wait)
+        if not isinstance(definition, str):
+            return self._create(definition, preallocate_metadata=preallocate_metadata, wait=wait)
+        job = self._engine.volume_create_xml(
+            self.ref, definition, preallocate_metadata=preallocate_metadata, validate=validate
+        )
+        return outcome(job.giving(self._handle), wait)
 
     @overload
     def clone_volume(
@@ -256,47 +263,39 @@ class Pool(Named[PoolRef]):
 
         :param reflink: share the data or fail; False shares them where it can be done.
         """
-        request = self._request(definition, clone=True)
-        job = self._driver.volume_clone(
-            self.ref,
-            request,
-            source.ref,
-            reflink=reflink,
-            preallocate_metadata=preallocate_metadata,
-        )
+        how = {"reflink": reflink, "preallocate_metadata": preallocate_metadata}
+        if not isinstance(definition, str):
+            job = self._engine.volume_clone(self.ref, definition, source.ref, **how)
+        else:
+            job = self._engine.volume_clone_xml(self.ref, definition, source.ref, **how)
         return outcome(job.giving(self._handle), wait)
 
     def ensure_volume(
         self, name: str, capacity: int | str | None, **how: Unpack[VolumeOptions]
     ) -> Ensured[Volume]:
         """Have a volume there; takes what `create` takes. One that is too small grows."""
+        from storaged.ensure import Ensured, ensure_volume
+
         request = volume_request(name, capacity, how)
         metadata = how.get("preallocate_metadata", False)
-        done = ensure_volume(self._driver, self.ref, request, preallocate_metadata=metadata)
+        done = ensure_volume(self._engine, self.ref, request, preallocate_metadata=metadata)
         return Ensured(self._handle(done.object), done.changed, done.actions, done.differences)
 
     def policy(self) -> PoolPolicy:
         """Return the defaults for new volumes: owner, group, mode."""
-        return self._driver.pool_policy(self.ref)
+        return self._engine.pool_policy(self.ref)
 
     def set_policy(self, policy: PoolPolicy) -> None:
         """Set the defaults for new volumes. Kept apart from libvirt's files."""
-        self._driver.pool_set_policy(self.ref, policy)
-
-    def _request(
-        self, definition: VolumeDef | str, *, clone: bool = False, validate: bool = False
-    ) -> VolumeDef:
-        if isinstance(definition, VolumeDef):
-            return definition
-        return self._driver.parse_volume(self.ref, definition, clone=clone, validate=validate)
+        self._engine.pool_set_policy(self.ref, policy)
 
     def _create(
         self, request: VolumeDef, *, preallocate_metadata: bool, wait: bool
     ) -> Volume | Job[Volume]:
-        job = self._driver.volume_create(
+        job = self._engine.volume_create(
             self.ref, request, preallocate_metadata=preallocate_metadata
         )
         return outcome(job.giving(self._handle), wait)
 
     def _handle(self, ref: VolumeRef) -> Volume:
-        return Volume(self._driver, ref)
+        return Volume(self._engine, ref)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from storaged.events import JobFeed
 from storaged.model import Permissions, PoolDef, PoolInfo
-from storaged.worker import Limits
+from storaged.worker import Deadlines, Limits
 
 if TYPE_CHECKING:
     from storaged.backend import Host
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from storaged.registry import Registry
     from storaged.settings import PolicyStore
     from storaged.state import StateStore
+
+
+#: How long a query waits for a look at one volume, in seconds.
+LOOK_PATIENCE = 0.25
 
 
 class Phase(Enum):
@@ -40,6 +45,10 @@ class Services:
     readonly: bool = False
     #: set when the engine is closed: from then on it must not change anything
     closed: threading.Event = field(default_factory=threading.Event)
+    #: tells of each job that begins
+    feed: JobFeed = field(default_factory=JobFeed)
+    #: ends looks that take too long
+    deadlines: Deadlines = field(default_factory=lambda: Deadlines(LOOK_PATIENCE))
 
 
 @dataclass(frozen=True, slots=True)

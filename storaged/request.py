@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from storaged.errors import InvalidArgument
 from storaged.job import Job
-from storaged.model import BackingStore, Permissions, VolumeDef
 from storaged.units import parse_size
 
 if TYPE_CHECKING:
+    from storaged.model import BackingStore, VolumeDef
     from storaged.volumehandle import Volume
 
 T = TypeVar("T")
@@ -53,6 +53,8 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
     :raise InvalidArgument: there is neither a capacity nor a backing image.
     :raise TypeError: an option that there is not.
     """
+    from storaged.model import Permissions, VolumeDef  # slow to load, and few commands need them
+
     unknown = how.keys() - VolumeOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"unknown volume options: {', '.join(sorted(unknown))}")
@@ -78,6 +80,8 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
 
 
 def _backing(backing: Volume | str | os.PathLike[str], recorded: str | None) -> BackingStore:
+    from storaged.model import BackingStore
+
     if isinstance(backing, str | os.PathLike):
         return BackingStore(os.fspath(backing), recorded)
     return BackingStore(backing.path, recorded or backing.info().format)

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from storaged.backend import Backend, Durability
-from storaged.driver import Driver, open_driver
-from storaged.ensure import Ensured, ensure_pool
 from storaged.errors import InvalidArgument, NoSuchPool, PoolExists
-from storaged.events import Event
+from storaged.facts import PoolInfo
 from storaged.filters import PoolFilter
 from storaged.job import Job, Progress
-from storaged.model import PoolDef, PoolType
-from storaged.paths import Paths
 from storaged.poolhandle import Pool
-from storaged.registry import Registry
+from storaged.traits import PoolType
 from storaged.volumehandle import Volume
-from storaged.worker import Limits
+
+if TYPE_CHECKING:
+    from storaged.backend import Backend, Durability
+    from storaged.engine import Engine
+    from storaged.ensure import Ensured
+    from storaged.events import Event
+    from storaged.model import PoolDef
+    from storaged.worker import Limits
 
 
 class Storage:
-    """An open engine: the pools of one state directory.
+    """An open engine: the pools of one state directory, in this process or behind a connection.
 
     Use it as a context manager, or `close` it. It may be used from several threads.
     """
 
-    def __init__(self, driver: Driver, uri: str) -> None:
-        self.driver = driver
+    def __init__(self, engine: Engine, uri: str) -> None:
+        self.engine = engine
         self.uri = uri
 
     def __repr__(self) -> str:
@@ -49,13 +51,13 @@ class Storage:
         self.close()
 
     def close(self) -> None:
-        """Cancel what is under way and let other engines in. Pools stay active."""
-        self.driver.close()
+        """Cancel what is under way through this object, and let go. Pools stay active."""
+        self.engine.close()
 
     @property
     def readonly(self) -> bool:
         """Whether nothing can be changed through this engine."""
-        return self.driver.readonly
+        return self.engine.readonly
 
     def pools(
         self,
@@ -66,26 +68,34 @@ class Storage:
         types: Iterable[str] = (),
     ) -> list[Pool]:
         """Return the pools, sorted by name; None lets both kinds pass, no types let all pass."""
-        wanted = PoolFilter(0)
-        for choice, yes, no in (
-            (active, PoolFilter.ACTIVE, PoolFilter.INACTIVE),
-            (persistent, PoolFilter.PERSISTENT, PoolFilter.TRANSIENT),
-            (autostart, PoolFilter.AUTOSTART, PoolFilter.NO_AUTOSTART),
-        ):
-            if choice is not None:
-                wanted |= yes if choice else no
         kinds = frozenset(str(kind) for kind in types)
-        found = [Pool(self.driver, ref) for ref in self.driver.pools(wanted)]
-        if kinds:
+        wanted = _wanted(active, persistent, autostart, kinds)
+        found = [Pool(self.engine, ref) for ref in self.engine.pools(wanted)]
+        if not kinds <= set(PoolType):  # types of plug-ins have no bits
             found = [pool for pool in found if self._has_type(pool, kinds)]
         return sorted(found, key=lambda pool: pool.name)
+
+    def pool_infos(
+        self,
+        *,
+        active: bool | None = None,
+        persistent: bool | None = None,
+        autostart: bool | None = None,
+        types: Iterable[str] = (),
+    ) -> list[PoolInfo]:
+        """Return state and figures of the pools that `pools` would return, in one go."""
+        kinds = frozenset(str(kind) for kind in types)
+        found = self.engine.pool_infos(_wanted(active, persistent, autostart, kinds))
+        if kinds:
+            found = [info for info in found if info.type in kinds]
+        return sorted(found, key=lambda info: info.ref.name)
 
     def pool(self, name: str) -> Pool:
         """Return a pool by its name.
 
         :raise NoSuchPool: there is none; the advice names those there are.
         """
-        return Pool(self.driver, self.driver.pool_lookup_by_name(name))
+        return Pool(self.engine, self.engine.pool_lookup_by_name(name))
 
     def pool_by_uuid(self, uuid: UUID | str) -> Pool:
         """Return a pool by its uuid.
@@ -97,19 +107,19 @@ class Storage:
                 uuid = UUID(uuid)
             except ValueError as err:
                 raise InvalidArgument(f"malformed uuid '{uuid}'") from err
-        return Pool(self.driver, self.driver.pool_lookup_by_uuid(uuid))
+        return Pool(self.engine, self.engine.pool_lookup_by_uuid(uuid))
 
     def pool_by_target(self, path: str | os.PathLike[str]) -> Pool:
         """Return the active pool with this target path."""
-        return Pool(self.driver, self.driver.pool_lookup_by_target_path(os.fspath(path)))
+        return Pool(self.engine, self.engine.pool_lookup_by_target_path(os.fspath(path)))
 
     def volume_by_path(self, path: str | os.PathLike[str]) -> Volume:
         """Return a volume of an active pool by its path."""
-        return Volume(self.driver, self.driver.volume_lookup_by_path(os.fspath(path)))
+        return Volume(self.engine, self.engine.volume_lookup_by_path(os.fspath(path)))
 
     def volume_by_key(self, key: str) -> Volume:
         """Return a volume of an active pool by its key."""
-        return Volume(self.driver, self.driver.volume_lookup_by_key(key))
+        return Volume(self.engine, self.engine.volume_lookup_by_key(key))
 
     def define_pool(self, definition: PoolDef | str, *, validate: bool = False) -> Pool:
         """Keep a pool's definition (or its XML); it is not started.
@@ -117,7 +127,9 @@ class Storage:
         :param validate: check the XML against the schema first.
         :raise OperationFailed: another pool has the name, the uuid or the source.
         """
-        return Pool(self.driver, self.driver.pool_define(self._parsed(definition, validate)))
+        if not isinstance(definition, str):
+            return Pool(self.engine, self.engine.pool_define(definition))
+        return Pool(self.engine, self.engine.pool_define_xml(definition, validate=validate))
 
     def create_pool(
         self,
@@ -128,19 +140,26 @@ class Storage:
         validate: bool = False,
     ) -> Pool:
         """Start a pool that is forgotten when it stops."""
-        ref, job = self.driver.pool_create(
-            self._parsed(definition, validate), build=build, overwrite=overwrite
-        )
-        job.complete()
-        return Pool(self.driver, ref)
+        if not isinstance(definition, str):
+            ref, job = self.engine.pool_create(definition, build=build, overwrite=overwrite)
+            job.complete()
+        else:
+            ref = self.engine.pool_create_xml(
+                definition, build=build, overwrite=overwrite, validate=validate
+            ).complete()
+        return Pool(self.engine, ref)
 
     def ensure_pool(self, definition: PoolDef | str, *, autostart: bool = True) -> Ensured[Pool]:
         """Have a pool defined, built, started, and started at boot; never formats anything.
 
         A pool of this name that is defined differently is left so, and the differences are told.
         """
-        done = ensure_pool(self.driver, self._parsed(definition), autostart=autostart)
-        pool = Pool(self.driver, done.object)
+        from storaged.ensure import Ensured, ensure_pool
+
+        if isinstance(definition, str):
+            definition = self.engine.parse_definition(definition)
+        done = ensure_pool(self.engine, definition, autostart=autostart)
+        pool = Pool(self.engine, done.object)
         return Ensured(pool, done.changed, done.actions, done.differences)
 
     def ensure_dir_pool(
@@ -150,6 +169,8 @@ class Storage:
 
         :raise PoolExists: there is a pool of this name, but over something else.
         """
+        from storaged.model import PoolDef
+
         definition = PoolDef(PoolType.DIR, name, target=os.path.abspath(path))  # noqa: PTH100
         with suppress(NoSuchPool):
             found = self.pool(name).definition()
@@ -162,41 +183,53 @@ class Storage:
 
     def find_sources(self, pool_type: str, spec: str | None = None) -> str:
         """Return the sources that a type of pool could be made of, as XML."""
-        return self.driver.find_sources(pool_type, spec)
+        return self.engine.find_sources(pool_type, spec)
 
     def capabilities(self) -> str:
         """Return what each pool type can do here, as XML."""
-        return self.driver.pool_capabilities()
+        return self.engine.pool_capabilities()
 
     def jobs(self) -> list[Progress]:
         """Return the progress of the jobs under way in this engine, the oldest first."""
-        return [job.progress() for job in self.driver.jobs()]
+        return [job.progress() for job in self.engine.jobs()]
 
     def job(self, number: int) -> Job[Any]:
         """Return a job under way by its id.
 
         :raise InvalidArgument: there is none.
         """
-        return self.driver.job(number)
+        return self.engine.job(number)
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Have *callback* called for each event; returns a function that ends it."""
-        return self.driver.events.subscribe(callback)
+        return self.engine.events.subscribe(callback)
 
     def problems(self) -> list[str]:
         """Return which files of the state directories could not be used, and why."""
-        return list(self.driver.problems())
+        return list(self.engine.problems())
 
-    def _has_type(self, pool: Pool, kinds: Container[str]) -> bool:
+    def _has_type(self, pool: Pool, kinds: frozenset[str]) -> bool:
         try:
-            return pool.definition().type in kinds
+            return self.engine.pool_state(pool.ref).type in kinds
         except NoSuchPool:  # it has gone since it was listed
             return False
 
-    def _parsed(self, definition: PoolDef | str, validate: bool = False) -> PoolDef:
-        if isinstance(definition, PoolDef):
-            return definition
-        return self.driver.parse_definition(definition, validate=validate)
+
+def _wanted(
+    active: bool | None, persistent: bool | None, autostart: bool | None, kinds: frozenset[str]
+) -> PoolFilter:
+    wanted = PoolFilter(0)
+    for choice, yes, no in (
+        (active, PoolFilter.ACTIVE, PoolFilter.INACTIVE),
+        (persistent, PoolFilter.PERSISTENT, PoolFilter.TRANSIENT),
+        (autostart, PoolFilter.AUTOSTART, PoolFilter.NO_AUTOSTART),
+    ):
+        if choice is not None:
+            wanted |= yes if choice else no
+    if kinds <= set(PoolType):
+        for kind in kinds:
+            wanted |= PoolFilter[PoolType(kind).name]
+    return wanted
 
 
 def open_storage(
@@ -206,7 +239,7 @@ def open_storage(
     autostart: bool = False,
     readonly: bool = False,
     lock_timeout: float = 30.0,
-    durability: Durability | str = Durability.FULL,
+    durability: Durability | str = "full",
     backends: dict[str, type[Backend]] | None = None,
     limits: Limits | None = None,
 ) -> Storage:
@@ -222,6 +255,11 @@ def open_storage(
     :param limits: bounds of the threads that touch storage.
     :raise ResourceBusy: another engine holds the state directory.
     """
+    from storaged.backend import Durability
+    from storaged.driver import open_driver
+    from storaged.paths import Paths
+    from storaged.registry import Registry
+
     if root is not None:
         paths = Paths.below(root, session=session)
     elif session:
@@ -238,3 +276,20 @@ def open_storage(
         limits=limits,
     )
     return Storage(driver, paths.uri)
+
+
+def connect(uri: str | None = None, *, readonly: bool = False) -> Storage:
+    """Connect to an engine that runs elsewhere: storaged's daemon, or one of libvirt's.
+
+    Beside storaged's daemon everything works as with an engine in this process. Libvirt's daemons
+    know no policies and no jobs: what they cannot do raises `Unsupported`.
+
+    :param uri: such as ``storage:///system``, ``qemu+ssh://root@host/system`` or
+        ``storage:///embed?root=DIR``; None is resolved as libvirt does.
+    :param readonly: change nothing; more users may do that.
+    :raise StorageError: nobody answers there, or does not let us in.
+    """
+    from storaged.client.engine import connect_engine
+
+    engine = connect_engine(uri, readonly=readonly)
+    return Storage(engine, engine.uri)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any
 
 from storaged.backend import Hole, LooksAtVolumes, Sink, Source, Transfers
-from storaged.errors import InvalidArgument, StorageError, system_errors
+from storaged.errors import InvalidArgument, StorageError
 from storaged.formats.handle import Bytes
 from storaged.job import Job
 from storaged.model import VolumeRecord
-from storaged.transfer import File, drain, feed, open_file
+from storaged.transfer import File, drain_to, feed_all, open_file
 from storaged.units import MAX_SIZE
 from storaged.volumes import Volumes
 
@@ -56,7 +54,7 @@ class Streams:
             source, ours = open_file(file, "rb")
             try:
                 sink = self._open_upload(job, offset, length)
-                return self._feed(sink, source, job, length, sparse)
+                return feed_all(sink, source, job, length=length, sparse=sparse)
             finally:
                 if ours:
                     source.close()
@@ -76,20 +74,9 @@ class Streams:
             record = self._volumes.find(name)
             total = max(min(length or MAX_SIZE, record.physical - offset), 0)
             with closing(self._open_download(job, offset, length, sparse=sparse)) as source:
-                if isinstance(file, str | os.PathLike):
-                    return _drain_to_path(source, Path(file), job, total)
-                return drain(source, file, job, total=total)
+                return drain_to(source, file, job, total=total)
 
         return self._counted(job, work)
-
-    def _feed(self, sink: Sink, source: Any, job: Job[int], length: int, sparse: bool) -> int:
-        try:
-            moved = feed(sink, source, job, length=length, sparse=sparse)
-        except BaseException:
-            sink.abort()
-            raise
-        sink.finish()
-        return moved
 
     def _counted(self, job: Job[int], work: Callable[[Job[int]], int]) -> Job[int]:
         with self._pool.lock:
@@ -200,27 +187,3 @@ class _LeasedSource:
             ended, self._ended = self._ended, None
             if ended is not None:
                 ended()
-
-
-def _drain_to_path(source: Source, path: Path, job: Job[int], total: int) -> int:
-    """Write *source* to a new file beside *path* and give it that name at the end.
-
-    A device or a pipe is written to, not replaced; of a link, what it leads to is replaced.
-    """
-    if path.exists() and not path.is_file():
-        file, _ = open_file(path, "wb")
-        with file:
-            return drain(source, file, job, total=total)
-    path = Path(os.path.realpath(path))
-    part = path.with_name(f".{path.name[:50]}.{os.getpid()}-{job.id}.part")
-    try:
-        file, _ = open_file(part, "xb")
-        with file:
-            moved = drain(source, file, job, total=total)
-        with system_errors(f"cannot write file '{path}'"):
-            part.rename(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
-    return moved

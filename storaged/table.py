@@ -32,6 +32,9 @@ class PoolTable:
         self._by_name: dict[str, Volumes] = {}
         self._by_uuid: dict[UUID, Volumes] = {}
 
+    def __len__(self) -> int:
+        return len(self._by_uuid)
+
     def all(self) -> list[PoolObject]:
         """Return all pools, in no order."""
         return [volumes.pool for volumes in list(self._by_name.values())]
@@ -63,6 +66,10 @@ class PoolTable:
                 f"no storage pool with matching uuid '{uuid}'{called}", advice=self._known()
             )
         return found
+
+    def get(self, uuid: UUID) -> Volumes | None:
+        """Return a pool by its uuid, None if there is none."""
+        return self._by_uuid.get(uuid)
 
     def by_ref(self, ref: PoolRef) -> Volumes:
         """Return the pool that *ref* names.

@@ -8,8 +8,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from storaged.backend import Hole, Sink, Source
 from storaged.errors import system_errors
+from storaged.flow import Hole, Sink, Source
 from storaged.job import Job
 from storaged.units import MAX_SIZE
 
@@ -59,6 +59,17 @@ def feed(sink: Sink, file: BinaryIO, job: Job[int], *, length: int, sparse: bool
         return done
 
 
+def feed_all(sink: Sink, file: BinaryIO, job: Job[int], *, length: int, sparse: bool) -> int:
+    """Write *file* to *sink* as `feed` does, and end the sink: as complete, or aborted."""
+    try:
+        moved = feed(sink, file, job, length=length, sparse=sparse)
+    except BaseException:
+        sink.abort()
+        raise
+    sink.finish()
+    return moved
+
+
 def drain(source: Source, file: BinaryIO, job: Job[int], *, total: int) -> int:
     """Write all of *source* to *file*; return the bytes moved, holes included.
 
@@ -84,6 +95,40 @@ def drain(source: Source, file: BinaryIO, job: Job[int], *, total: int) -> int:
             if end > old_end:
                 file.truncate(end)
     return done
+
+
+def drain_to(source: Source, file: File, job: Job[int], *, total: int) -> int:
+    """Write all of *source* to *file* as `drain` does.
+
+    A file that is given by its path appears whole or not at all.
+    """
+    if isinstance(file, str | os.PathLike):
+        return _drain_to_path(source, Path(file), job, total=total)
+    return drain(source, file, job, total=total)
+
+
+def _drain_to_path(source: Source, path: Path, job: Job[int], *, total: int) -> int:
+    """Write *source* to a new file beside *path* and give it that name at the end.
+
+    A device or a pipe is written to, not replaced; of a link, what it leads to is replaced.
+    """
+    if path.exists() and not path.is_file():
+        file, _ = open_file(path, "wb")
+        with file:
+            return drain(source, file, job, total=total)
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name[:50]}.{os.getpid()}-{job.id}.part")
+    try:
+        file, _ = open_file(part, "xb")
+        with file:
+            moved = drain(source, file, job, total=total)
+        with system_errors(f"cannot write file '{path}'"):
+            part.rename(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    return moved
 
 
 class _Holes:

@@ -1,139 +1,27 @@
 """The calls on volumes: one method a call of the API.
 
-Look-ups and lists read the index; a look-up that misses takes one look at the storage. What changes
-a volume returns a started `Job`.
+What changes a volume returns a started `Job`.
 """
 
 from __future__ import annotations
 
-import errno
-from contextlib import suppress
-from dataclasses import dataclass, replace
-
 from storaged import volxml
-from storaged.backend import Anchored, Sink, Source, WipeAlgorithm
+from storaged.backend import Sink, Source, WipeAlgorithm
 from storaged.errors import (
     BadArgument,
     InvalidArgument,
-    NoSuchVolume,
-    OperationInvalid,
-    StorageError,
-    SystemFailure,
 )
 from storaged.job import Job
-from storaged.look import VANISHED
-from storaged.model import PoolRef, VolumeDef, VolumeInfo, VolumeRecord, VolumeRef
-from storaged.pool import PoolObject
+from storaged.model import PoolRef, VolumeDef, VolumeRef
 from storaged.poolcalls import require_writable
-from storaged.poolstate import Services
-from storaged.rules import sanitise_path
 from storaged.streams import Streams
-from storaged.table import PoolTable
 from storaged.transfer import File
-from storaged.volumes import Volumes
+from storaged.volumequeries import VolumeQueries
 from storaged.volxml import CapacityRule
 
-#: A volume is being made by a job of one of these kinds.
-_BUILDING = ("create", "clone")
 
-
-class VolumeCalls:
+class VolumeCalls(VolumeQueries):
     """The calls on volumes."""
-
-    def __init__(self, services: Services, table: PoolTable) -> None:
-        self._services = services
-        self._table = table
-
-    # Lists and look-ups
-
-    def volume_names(self, pool: PoolRef) -> list[str]:
-        """Return the names of a pool's volumes, in no order; the pool is scanned if need be."""
-        return self._scanned(pool).pool.index.names()
-
-    def volumes(self, pool: PoolRef) -> list[VolumeRef]:
-        """Return a pool's volumes, in no order; the pool is scanned if need be."""
-        volumes = self._scanned(pool)
-        return [volumes.ref(record) for record in volumes.pool.index.records()]
-
-    def volume_infos(self, pool: PoolRef) -> list[VolumeInfo]:
-        """Return the known figures of all volumes of a pool, without a look at each."""
-        volumes = self._scanned(pool)
-        return [_info(volumes, record) for record in volumes.pool.index.records()]
-
-    def volume_lookup_by_name(self, pool: PoolRef, name: str) -> VolumeRef:
-        """Return a volume by its name.
-
-        :raise OperationInvalid: the pool is not active.
-        :raise NoSuchVolume: there is none.
-        """
-        volumes = self._table.by_ref(pool)
-        return volumes.ref(volumes.find(name))
-
-    def volume_lookup_by_key(self, key: str) -> VolumeRef:
-        """Return a volume of an active pool by its key."""
-        found = self._find(key, by_key=True)
-        if found is None:
-            raise NoSuchVolume(f"no storage vol with matching key {key}", advice=self._where(key))
-        return found
-
-    def volume_lookup_by_path(self, path: str) -> VolumeRef:
-        """Return a volume of an active pool by its path.
-
-        A path outside the targets of all active pools costs no system call.
-        """
-        cleaned = sanitise_path(path)
-        found = self._find(cleaned, by_key=False)
-        if found is None:
-            clean = "" if cleaned == path else f" ({cleaned})"
-            raise NoSuchVolume(
-                f"no storage vol with matching path '{path}'{clean}", advice=self._where(cleaned)
-            )
-        return found
-
-    def pool_lookup_by_volume(self, ref: VolumeRef) -> PoolRef:
-        """Return the pool of a volume."""
-        return self._table.by_ref(ref.pool).pool.ref
-
-    # Facts of one volume
-
-    def volume_info(self, ref: VolumeRef) -> VolumeInfo:
-        """Return the figures of a volume after one fresh look, or the last known ones.
-
-        :raise NoSuchVolume: there is none.
-        :raise SystemFailure: it was there and is gone.
-        """
-        volumes, sight = self._seen(ref)
-        return _info(volumes, sight.record)
-
-    def volume_definition(self, ref: VolumeRef) -> VolumeDef:
-        """Return all there is to say of a volume, after one fresh look."""
-        volumes, sight = self._seen(ref)
-        record = sight.record
-        found = None
-        if sight.fresh and not _info(volumes, record).building:
-            found = volumes.looks.describe(record)
-        if found is None:
-            found = VolumeDef(
-                name=record.name,
-                capacity=record.capacity,
-                allocation=_info(volumes, record).allocation,
-                format=record.format,
-                type=record.type,
-                physical=record.physical,
-                permissions=record.permissions,
-            )
-        key, path = volumes.pool.key_of(record), volumes.pool.path_of(record)
-        return replace(found, key=key, path=path)
-
-    def volume_xml(self, ref: VolumeRef) -> str:
-        """Return the XML of a volume, after one fresh look."""
-        pool_type = self._table.by_ref(ref.pool).pool.snapshot.definition.type
-        return volxml.format_volume(self.volume_definition(ref), pool_type)
-
-    def volume_path(self, ref: VolumeRef) -> str:
-        """Return the path of a volume, without a look."""
-        volumes = self._table.by_ref(ref.pool)
-        return volumes.pool.path_of(volumes.find(ref.name))
 
     # Changes
 
@@ -243,85 +131,3 @@ class VolumeCalls:
 
     def _streams(self, ref: VolumeRef) -> Streams:
         return Streams(self._table.by_ref(ref.pool))
-
-    def _scanned(self, pool: PoolRef) -> Volumes:
-        volumes = self._table.by_ref(pool)
-        volumes.pool.require_active()
-        volumes.scans.require_one()
-        return volumes
-
-    def _seen(self, ref: VolumeRef) -> tuple[Volumes, _Seen]:
-        volumes = self._table.by_ref(ref.pool)
-        known = volumes.find(ref.name)
-        sight = volumes.looks.look(ref.name)
-        record = sight.record
-        if record is None or record.problem == VANISHED:
-            path = volumes.pool.path_of(known)
-            raise SystemFailure(f"cannot stat file '{path}'", errno.ENOENT, advice=VANISHED_ADVICE)
-        if not sight.fresh:
-            stale = "the storage did not answer in time; these are the last known facts"
-            record = replace(record, problem=record.problem or stale)
-        return volumes, _Seen(record, sight.fresh)
-
-    def _find(self, wanted: str, *, by_key: bool) -> VolumeRef | None:
-        directory, _, name = wanted.rpartition("/")
-        for volumes in self._table.volumes():
-            pool = volumes.pool
-            if not pool.active:
-                continue
-            if name and pool.snapshot.definition.target == (directory or "/"):
-                try:
-                    found = volumes.find(name)
-                except (NoSuchVolume, OperationInvalid):  # none, or it was stopped just now
-                    continue
-                if (pool.key_of if by_key else pool.path_of)(found) == wanted:
-                    return volumes.ref(found)
-            if not pool.scanned and not isinstance(pool.backend, Anchored):
-                # Other paths than those in a directory are known after the first scan only.
-                with suppress(StorageError):
-                    volumes.scans.require_one()
-            record = pool.index.by_key(wanted) if by_key else pool.index.by_path(wanted)
-            if record is not None:
-                return volumes.ref(record)
-        return None
-
-    def _where(self, path: str) -> str | None:
-        directory = path.rpartition("/")[0] or "/"
-        for pool in self._table.all():
-            if pool.snapshot.definition.target == directory:
-                if pool.active:
-                    return f"Looked at pool '{pool.name}' just now: there is no such volume."
-                return (
-                    f"Its directory is that of pool '{pool.name}', which is inactive: "
-                    f"storagectl pool start {pool.name}"
-                )
-        return "No pool has this directory as its target."
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A volume that is there: its facts, and whether they are fresh."""
-
-    record: VolumeRecord
-    fresh: bool
-
-
-VANISHED_ADVICE = "Somebody removed it since the last refresh."
-
-
-def _info(volumes: Volumes, record: VolumeRecord) -> VolumeInfo:
-    pool: PoolObject = volumes.pool
-    path = pool.path_of(record)
-    writer = pool.leases.writer(record.name) if pool.leases else None
-    building = writer is not None and writer.kind in _BUILDING
-    return VolumeInfo(
-        VolumeRef(pool.ref, record.name, record.key or path),
-        record.type,
-        record.capacity,
-        writer.done if writer is not None and building else record.allocation,
-        record.physical,
-        record.format,
-        path,
-        record.problem,
-        building,
-    )

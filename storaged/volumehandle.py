@@ -7,20 +7,21 @@ once, whose ``result`` is what it would have returned.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
-from storaged.backend import Sink, Source, WipeAlgorithm
+from storaged.errors import Unsupported
+from storaged.facts import VolumeInfo, VolumeRef
+from storaged.flow import Sink, Source, WipeAlgorithm
 from storaged.job import Job
-from storaged.model import VolumeDef, VolumeInfo, VolumeRef
 from storaged.named import Named
 from storaged.request import VolumeOptions, outcome, volume_request
-from storaged.transfer import File
 from storaged.units import parse_size
 
 if TYPE_CHECKING:
     from storaged.access import AccessReport
+    from storaged.model import VolumeDef
     from storaged.poolhandle import Pool
+    from storaged.transfer import File
 
 
 class ResizeOptions(TypedDict, total=False):
@@ -53,14 +54,14 @@ class Volume(Named[VolumeRef]):
     @property
     def path(self) -> str:
         """Where a virtual machine finds the volume."""
-        return self._driver.volume_path(self.ref)
+        return self._engine.volume_path(self.ref)
 
     @property
     def pool(self) -> Pool:
         """The pool the volume is in."""
         from storaged.poolhandle import Pool  # it imports this module
 
-        return Pool(self._driver, self.ref.pool)
+        return Pool(self._engine, self.ref.pool)
 
     @property
     def problem(self) -> str | None:
@@ -69,15 +70,15 @@ class Volume(Named[VolumeRef]):
 
     def info(self) -> VolumeInfo:
         """Return the volume's figures after one fresh look at it."""
-        return self._driver.volume_info(self.ref)
+        return self._engine.volume_info(self.ref)
 
     def definition(self) -> VolumeDef:
         """Return all there is to say of the volume."""
-        return self._driver.volume_definition(self.ref)
+        return self._engine.volume_definition(self.ref)
 
     def xml(self) -> str:
         """Return the volume's XML as libvirt prints it."""
-        return self._driver.volume_xml(self.ref)
+        return self._engine.volume_xml(self.ref)
 
     @overload
     def delete(self, *, force: bool = ..., wait: Literal[True] = ...) -> None: ...
@@ -89,7 +90,7 @@ class Volume(Named[VolumeRef]):
         :param force: although a virtual machine has it open.
         :raise VolumeBusy: it is open elsewhere, or a job uses it.
         """
-        return outcome(self._driver.volume_delete(self.ref, force=force), wait)
+        return outcome(self._engine.volume_delete(self.ref, force=force), wait)
 
     @overload
     def resize(
@@ -110,7 +111,7 @@ class Volume(Named[VolumeRef]):
             and although a virtual machine has it open.
         :raise InvalidArgument: it would cut data, or shrink unasked; nothing has changed.
         """
-        job = self._driver.volume_resize(self.ref, parse_size(capacity), **how)
+        job = self._engine.volume_resize(self.ref, parse_size(capacity), **how)
         return outcome(job, wait)
 
     @overload
@@ -129,7 +130,7 @@ class Volume(Named[VolumeRef]):
         wait: bool = True,
     ) -> Job[None] | None:
         """Overwrite what the volume holds; it stays as an empty volume of the same capacity."""
-        return outcome(self._driver.volume_wipe(self.ref, algorithm, force=force), wait)
+        return outcome(self._engine.volume_wipe(self.ref, algorithm, force=force), wait)
 
     @overload
     def upload(
@@ -157,7 +158,7 @@ class Volume(Named[VolumeRef]):
         :param length: at most so many bytes; 0 is all there are.
         :param sparse: keep holes of the source holes.
         """
-        job = self._driver.volume_upload_file(
+        job = self._engine.volume_upload_file(
             self.ref, source, offset=offset, length=length, sparse=sparse
         )
         return outcome(job, wait)
@@ -186,18 +187,18 @@ class Volume(Named[VolumeRef]):
         :param target: a path, which is made or replaced, or a file open in binary mode.
         :param sparse: make holes where the volume has them.
         """
-        job = self._driver.volume_download_file(
+        job = self._engine.volume_download_file(
             self.ref, target, offset=offset, length=length, sparse=sparse
         )
         return outcome(job, wait)
 
     def open_upload(self, offset: int = 0, length: int = 0) -> Sink:
         """Open the volume for an upload piece by piece; ``finish`` or ``abort`` ends it."""
-        return self._driver.volume_upload(self.ref, offset, length)
+        return self._engine.volume_upload(self.ref, offset, length)
 
     def open_download(self, offset: int = 0, length: int = 0, *, sparse: bool = False) -> Source:
         """Open the volume for a download piece by piece; ``close`` ends it."""
-        return self._driver.volume_download(self.ref, offset, length, sparse=sparse)
+        return self._engine.volume_download(self.ref, offset, length, sparse=sparse)
 
     @overload
     def clone_to(
@@ -230,6 +231,8 @@ class Volume(Named[VolumeRef]):
         how.setdefault("format", info.format)
         request = volume_request(name, info.capacity if capacity is None else capacity, how)
         if not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
+            from dataclasses import replace
+
             request = replace(request, compat=None, features=None)  # those of the source
         target = pool or self.pool
         metadata = how.get("preallocate_metadata", False)
@@ -242,7 +245,16 @@ class Volume(Named[VolumeRef]):
         )
 
     def access(self, user: str | int) -> AccessReport:
-        """Tell whether a user can open the volume, and if not who stops whom."""
+        """Tell whether a user can open the volume, and if not who stops whom.
+
+        :raise Unsupported: the volume is on another host.
+        """
         from storaged.access import check_access
+
+        if not self._engine.is_local:
+            raise Unsupported(
+                "access to a volume is looked at on its own host",
+                advice=f"Run there: storagectl vol access {self.path}",
+            )
 
         return check_access(self.path, user)

@@ -128,7 +128,8 @@ class Volumes:
         def make(planned: VolumeDef) -> VolumeRecord:
             current = origin.look_again(source)
             with closing(giving.open_image(current)) as handle:
-                return backend.clone(planned, ImageSource(current, handle), job, reflink=reflink)
+                opened = ImageSource(current, handle, origin.pool.path_of(current))
+                return backend.clone(planned, opened, job, reflink=reflink)
 
         def work(job: Job[VolumeRef]) -> VolumeRef:
             try:

@@ -20,6 +20,10 @@ from storaged.job import Job
 
 T = TypeVar("T")
 
+#: How often late jobs are looked for, and for how long after the last one, in seconds.
+_TICK = 0.05
+_QUIET = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -163,3 +167,59 @@ class Workers:
             f"waiting for its storage, the longest for {longest:.0f} s",
             advice="Mend the storage or its server; the pool is taken up again by itself.",
         )
+
+
+class Deadlines:
+    """Ends jobs for which their callers do not want to wait any longer.
+
+    One thread looks at them twenty times a second while there are any; so a job that ends in time,
+    as nearly all do, costs no wake-up.
+
+    :param seconds: how long each job may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        #: the first one is due first
+        self._pending: deque[tuple[float, Job[Any], Callable[[], None]]] = deque()
+        self._watched = False
+
+    def add(self, job: Job[Any], expire: Callable[[], None]) -> None:
+        """Have *expire* called if *job* has not ended in time; it must not wait."""
+        entry = (time.monotonic() + self._seconds, job, expire)
+        with self._lock:
+            self._pending.append(entry)
+            if self._watched:
+                return
+            self._watched = True
+        try:
+            threading.Thread(target=self._watch, name="storaged-deadlines", daemon=True).start()
+        except RuntimeError:  # no thread is left on this host: then nobody waits at all
+            with self._lock:
+                self._watched = False
+                left, self._pending = self._pending, deque()
+            for _, _, late in left:
+                late()
+
+    def _watch(self) -> None:
+        quiet = 0
+        while True:
+            time.sleep(_TICK)
+            with self._lock:
+                due = self._due(time.monotonic())
+                quiet = 0 if self._pending or due else quiet + 1
+                if quiet * _TICK > _QUIET:
+                    self._watched = False
+                    return
+            for expire in due:
+                expire()
+
+    def _due(self, now: float) -> list[Callable[[], None]]:
+        """Take out what has ended or is late, and return how to end the latter."""
+        due = []
+        while self._pending and (self._pending[0][1].ended or self._pending[0][0] <= now):
+            _, job, expire = self._pending.popleft()
+            if not job.ended:
+                due.append(expire)
+        return due

@@ -31,17 +31,26 @@ def test_readme_session_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("README.md")
-    exec(compile(code, "README.md", "exec"), {})
+    library, names = blocks("README.md")
+    exec(compile(library, "README.md", "exec"), {})
     assert "web1.qcow2" in capsys.readouterr().out
+    exec(compile(names, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("images [2, ")
 
 
 def test_readme_commands_run(tmp_path: Path) -> None:
     text = (TOP / "README.md").read_text()
     shutil.copy(TOP / "README.md", tmp_path)
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    storagectl ")]
-    assert len(lines) >= 10
-    shim = f'storagectl() {{ "{sys.executable}" -m storaged.cli "$@"; }}'
+    words = ("    storagectl ", "    storaged ", "    virsh ")
+    lines = [line.strip() for line in text.splitlines() if line.startswith(words)]
+    assert len(lines) >= 13
+    shim = (
+        f'storagectl() {{ "{sys.executable}" -m storaged.cli "$@"; }}\n'
+        f'storaged() {{ "{sys.executable}" -m storaged.daemon "$@"; }}\n'
+        'trap "kill \\$(cat try/run/virtstoraged.pid)" EXIT'
+    )
+    if shutil.which("virsh") is None:
+        shim += "\nvirsh() { :; }"
     done = subprocess.run(
         ["bash", "-euc", "\n".join([shim, *lines])],
         cwd=tmp_path,
@@ -51,6 +60,7 @@ def test_readme_commands_run(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "web2.qcow2" in done.stdout
+    assert "images" in done.stdout.splitlines()[-1]  # through the daemon
     assert not (tmp_path / "try/images/copy.raw").exists()
 
 

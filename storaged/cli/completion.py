@@ -106,6 +106,13 @@ def volumes(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     )
 
 
+def jobs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Return the ids of the jobs under way that begin with *incomplete*."""
+    return _offer(
+        ctx, lambda storage: _matching(incomplete, [str(job.id) for job in storage.jobs()])
+    )
+
+
 def clone_words(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     """Return what can be the next word of ``vol clone [POOL] VOL NEWNAME``."""
     given = tuple(ctx.params.get("words") or ())
@@ -121,8 +128,7 @@ def clone_words(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 def _offer(ctx: click.Context, gather: Callable[[Storage], Iterable[str]]) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
-    settings = ctx.find_root().params
-    call = Invocation(root=settings.get("root"), session=settings.get("session", False))
+    call = Invocation.of(ctx.find_root().params)
     try:
         with call.look() as storage:
             return [CompletionItem(word) for word in gather(storage) if word.isprintable()]

@@ -62,6 +62,14 @@ _VOL = {
     "pool": Entry("storaged.cli.volume_query:pool", "Print the pool of a volume."),
 }
 
+_JOB = {
+    "list": Entry("storaged.cli.jobs:list_jobs", "List the long work under way."),
+    "watch": Entry("storaged.cli.jobs:watch", "Show the progress of a job until its end."),
+    "cancel": Entry(
+        "storaged.cli.jobs:cancel", "Cancel a job and wait until it has put everything back."
+    ),
+}
+
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -110,4 +118,19 @@ def vol() -> None:
     path, or a key. Sizes take a unit, such as 20G or 512MiB. Volumes are made thin unless
     --allocation says otherwise. Long work shows its progress, and Ctrl-C cancels it without leaving
     anything half made.
+    """
+
+
+@click.group(
+    "job",
+    cls=LazyGroup,
+    table=_JOB,
+    context_settings=_SETTINGS,
+    examples=("storagectl job list", "storagectl job watch 12", "storagectl job cancel 12"),
+)
+def job() -> None:
+    """Work on jobs: long work under way in a daemon.
+
+    ID is the number that 'job list' shows. Without a daemon a job belongs to the command that
+    began it, shows its progress there, and is cancelled by Ctrl-C.
     """

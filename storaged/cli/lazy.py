@@ -53,13 +53,7 @@ class Command(click.Command):
         """Gather the settings of all levels, then run the function."""
         settings = ctx.find_root().params
         as_json, verbose = ctx.params.pop("as_json"), ctx.params.pop("verbose")
-        ctx.obj = Invocation(
-            root=settings.get("root"),
-            session=settings.get("session", False),
-            lock_timeout=settings.get("lock_timeout", 30.0),
-            json=as_json or settings.get("as_json", False),
-            verbose=verbose or settings.get("verbose", False),
-        )
+        ctx.obj = Invocation.of(settings, json=as_json, verbose=verbose)
         if ctx.obj.verbose:
             import logging
 

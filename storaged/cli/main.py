@@ -26,6 +26,8 @@ _GARBAGE = 100_000
 _COMMANDS = {
     "pool": Entry("storaged.cli.groups:pool", "Work on pools: the places volumes are kept in."),
     "vol": Entry("storaged.cli.groups:vol", "Work on volumes: disk images and block devices."),
+    "job": Entry("storaged.cli.groups:job", "Work on jobs: long work under way in a daemon."),
+    "event": Entry("storaged.cli.event:event", "Wait for events of pools and print them."),
     "completion": Entry(
         "storaged.cli.completion:completion", "Print the script that completes words in a shell."
     ),
@@ -50,6 +52,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         "storagectl vol create-as default web1.qcow2 20G --format qcow2",
         "storagectl --json vol list default",
         "storagectl --root /tmp/try pool ensure t --type dir --target /tmp/try/images",
+        "storagectl -c qemu+ssh://root@host/system pool list",
     ),
     notes={"Exit status": [f"{int(code):>3}  {meaning}" for code, meaning in MEANINGS]},
 )
@@ -59,6 +62,14 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     envvar="STORAGED_ROOT",
     help="Keep configuration and state below DIR. Targets of pools stay where they are.",
 )
+@click.option(
+    "-c",
+    "--connect",
+    metavar="URI",
+    envvar="STORAGED_URI",
+    help="Use the engine of this URI, such as storage:///system or qemu+ssh://root@host/system.",
+)
+@click.option("--embedded", is_flag=True, help="Work in this process even if a daemon runs.")
 @click.option("--session", is_flag=True, help="Use the pools of this user, not of the host.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--verbose", is_flag=True, help="Show tracebacks and the log.")
@@ -78,17 +89,49 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     callback=_print_version,
     help="Print the version.",
 )
-def storagectl(root: str | None, session: bool, **_: object) -> None:
-    """Work on libvirt's storage pools and volumes, without a daemon.
+@click.pass_context
+def storagectl(
+    ctx: click.Context,
+    /,
+    root: str | None,
+    session: bool,
+    connect: str | None,
+    embedded: bool,
+    **_: object,
+) -> None:
+    """Work on libvirt's storage pools and volumes, through a daemon or without one.
 
     A pool is a place that holds volumes, such as a directory or a volume group; a volume is a disk
-    of a virtual machine. storagectl reads and writes the definitions of libvirt, so what it makes
-    can be used by every libvirt tool. Commands that only look take no lock and never wait; those
-    that change something wait for each other. Answers go to standard output, errors, hints and
-    progress to standard error; --json makes JSON of both.
+    of a virtual machine. storagectl works through storaged's daemon, or libvirt's, if one runs
+    here, and else by itself on the definitions of libvirt, with the same commands and answers. So
+    what it makes can be used by every libvirt tool. Commands that only look take no lock and never
+    wait. Answers go to standard output, errors, hints and progress to standard error; --json makes
+    JSON of both.
     """
-    if root is not None and session:
-        raise click.UsageError("--root and --session exclude each other")
+    _settle(ctx)
+    given = [f"--{name}" for name in ("connect", "root", "session") if ctx.params[name]]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} exclude each other")
+    if ctx.params["connect"] and embedded:
+        raise click.UsageError("--connect and --embedded exclude each other")
+
+
+def _settle(ctx: click.Context) -> None:
+    """Have what stands on the command line go before what the environment says."""
+    from click.core import ParameterSource
+
+    from_environment = [
+        name
+        for name in ("connect", "root")
+        if ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT
+    ]
+    typed = any(
+        ctx.params[name] and name not in from_environment
+        for name in ("connect", "root", "session", "embedded")
+    )
+    for name in from_environment:
+        if typed and not (name == "root" and ctx.params["embedded"]):
+            ctx.params[name] = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

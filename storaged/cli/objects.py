@@ -66,13 +66,12 @@ class DifferenceObject(TypedDict):
     found: str | int | bool | None
 
 
-def pool_object(pool: Pool, info: PoolInfo) -> PoolObject:
-    """Return *pool* with the facts of *info*."""
-    definition = pool.definition()
+def pool_object(info: PoolInfo) -> PoolObject:
+    """Return a pool."""
     return {
         "name": info.ref.name,
         "uuid": str(info.ref.uuid),
-        "type": str(definition.type),
+        "type": str(info.type),
         "state": info.state.name.lower(),
         "active": info.active,
         "persistent": info.persistent,
@@ -80,7 +79,7 @@ def pool_object(pool: Pool, info: PoolInfo) -> PoolObject:
         "capacity": info.space.capacity,
         "allocation": info.space.allocation,
         "available": info.space.available,
-        "target": definition.target,
+        "target": info.target,
         "problems": list(info.problems),
     }
 
@@ -93,7 +92,7 @@ def pool_changed(action: str, pool: Pool) -> dict[str, object]:
     """
     after: object
     try:
-        after = pool_object(pool, pool.info())
+        after = pool_object(pool.info())
     except StorageError:
         after = {"name": pool.name, "uuid": str(pool.uuid)}
     return {"action": action, "pool": after}

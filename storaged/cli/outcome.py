@@ -11,6 +11,7 @@ import sys
 from enum import IntEnum
 
 from storaged import errors
+from storaged.rpc import errors as connection_errors
 
 
 class ExitCode(IntEnum):
@@ -98,6 +99,10 @@ _BY_CLASS: dict[type[BaseException], ExitCode] = {
     errors.ResourceBusy: ExitCode.BUSY,
     errors.AccessDenied: ExitCode.DENIED,
     errors.VolumeExists: ExitCode.EXISTS,
+    connection_errors.OperationDenied: ExitCode.DENIED,
+    connection_errors.AuthFailed: ExitCode.DENIED,
+    connection_errors.AuthCancelled: ExitCode.DENIED,
+    connection_errors.AuthUnavailable: ExitCode.DENIED,
 }
 
 _BY_ERRNO = {

@@ -135,6 +135,15 @@ def complete_volume(
     return completion.volumes(ctx, incomplete)
 
 
+def complete_job(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the ids of jobs."""
+    from storaged.cli import completion
+
+    return completion.jobs(ctx, incomplete)
+
+
 def complete_words(
     *words: str,
 ) -> Callable[[click.Context, click.Parameter, str], list[str]]:

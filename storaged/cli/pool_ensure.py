@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from storaged.cli.parameters import (
     pool_argument,
 )
 from storaged.cli.pool_define import gather, source_options
+
+if TYPE_CHECKING:
+    from storaged import Storage
 
 #: Where libvirt's tools put the pool "default".
 _SYSTEM_IMAGES = "/var/lib/libvirt/images"
@@ -56,10 +59,16 @@ def ensure(call: Invocation, /, what: str, kind: str, no_autostart: bool, **opti
     file with the definition. The pool 'default' needs no --target. Ends with status 0 whether or
     not something had to be done.
     """
+    by_default = what == "default" and kind == "dir" and not options["target"]
+    if by_default and call.root is not None:
+        raise click.UsageError("with --root also the pool 'default' needs --target")
+    text = "" if by_default else _definition(what, kind, options)
     with call.change() as storage:
-        outcome = storage.ensure_pool(
-            _definition(call, what, kind, options), autostart=not no_autostart
-        )
+        if by_default:
+            text = pool_document(
+                kind, what, gather({**options, "target": _default_target(storage)})
+            )
+        outcome = storage.ensure_pool(text, autostart=not no_autostart)
         info = outcome.object.info()
         done = ", ".join(outcome.actions) if outcome.changed else "unchanged"
         free = f" ({render.size(info.space.available)} free)" if info.active else ""
@@ -68,7 +77,7 @@ def ensure(call: Invocation, /, what: str, kind: str, no_autostart: bool, **opti
             f"  {each.field} differs: wanted {each.wanted}, found {each.found} (left alone)"
             for each in outcome.differences
         ]
-        call.emit({**ensured(outcome), "pool": pool_object(outcome.object, info)}, "\n".join(lines))
+        call.emit({**ensured(outcome), "pool": pool_object(info)}, "\n".join(lines))
 
 
 @command(
@@ -120,20 +129,17 @@ def policy(
             _show_policy(call, wanted)
 
 
-def _definition(call: Invocation, what: str, kind: str, options: dict[str, Any]) -> str:
+def _definition(what: str, kind: str, options: dict[str, Any]) -> str:
     if what == "-" or "/" in what or what.endswith(".xml"):
         if any(options.values()):
             raise click.UsageError("a file says all; it excludes the options of a source")
         return read(what)
-    if what == "default" and kind == "dir" and not options["target"]:
-        options = {**options, "target": _default_target(call)}
     return pool_document(kind, what, gather(options))
 
 
-def _default_target(call: Invocation) -> str:
-    if call.root is not None:
-        raise click.UsageError("with --root also the pool 'default' needs --target")
-    if not call.session:
+def _default_target(storage: Storage) -> str:
+    """Return where the images of a host lie, or of a user in the user's session."""
+    if "/session" not in storage.uri.partition("?")[0]:
         return _SYSTEM_IMAGES
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
     return str(Path(data) / "libvirt/images")

@@ -67,13 +67,13 @@ def list_pools(
     of a pool is not touched, so it answers also while a server hangs.
     """
     with call.look() as storage:
-        pools = storage.pools(
+        infos = storage.pool_infos(
             active=None if everything or (active and inactive) else not inactive,
             persistent=_either(persistent, transient),
             autostart=_either(autostart, no_autostart),
             types=tuple(kind for word in types for kind in word.split(",") if kind),
         )
-        objects = [pool_object(pool, pool.info()) for pool in pools]
+        objects = [pool_object(each) for each in infos]
         _warn(call, storage, objects)
     if names or uuids:
         columns = [key for key, wanted in (("uuid", uuids), ("name", names)) if wanted]
@@ -89,8 +89,7 @@ def list_pools(
 def info(call: Invocation, pool: str, exact: bool) -> None:
     """Show the state and the sizes of a pool."""
     with call.look() as storage:
-        found = find_pool(storage, pool)
-        shown = pool_object(found, found.info())
+        shown = pool_object(find_pool(storage, pool).info())
     call.emit(shown, lambda: render.fields(_lines(shown, exact)))
 
 

@@ -10,6 +10,7 @@ from typing import NoReturn, Protocol, TextIO, TypeVar
 
 from storaged.cli.outcome import ExitCode
 from storaged.cli.render import clean, duration
+from storaged.errors import StorageError
 from storaged.job import Job, Progress
 from storaged.units import format_size
 
@@ -147,6 +148,16 @@ def follow(job: Job[T], *, as_json: bool = False) -> T:
     return job.result()
 
 
+def watch(job: Job[T], *, as_json: bool = False) -> T:
+    """Wait for *job* as `follow` does, but leave it alone on Ctrl-C.
+
+    :raise StorageError: whatever the work raised.
+    """
+    if not job.wait(PATIENCE):
+        _watch(job, reporter(sys.stderr, as_json=as_json))
+    return job.result()
+
+
 def _watch(job: Job[T], shown: Reporter) -> None:
     try:
         while not job.wait(shown.interval):
@@ -157,8 +168,12 @@ def _watch(job: Job[T], shown: Reporter) -> None:
 
 def _cancel(job: Job[T]) -> None:
     try:
-        job.cancel()
         what = title(job.progress())
+        try:
+            job.cancel()
+        except StorageError as err:  # the other side cannot
+            print(f"{err.detail}, leaving it", file=sys.stderr, flush=True)
+            _leave()
         print(f"cancelling {what}; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
         if job.wait(CANCEL_BOUND):
             return

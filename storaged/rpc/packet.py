@@ -168,7 +168,7 @@ class Splitter:
         """How many bytes of the packet under way are kept."""
         return len(self._packet.payload) if self._packet else len(self._head) + len(self._body)
 
-    def feed(self, data: bytes) -> list[Packet | Piece]:
+    def feed(self, data: bytes | memoryview) -> list[Packet | Piece]:
         """Take what came and return what is complete now, in its order.
 
         :raise RPCError: a length that no packet may have, or too many descriptors; nothing after
@@ -185,7 +185,7 @@ class Splitter:
                 at = self._take_head(data, at, found)
         return found
 
-    def _take_head(self, data: bytes, at: int, found: list[Packet | Piece]) -> int:
+    def _take_head(self, data: bytes | memoryview, at: int, found: list[Packet | Piece]) -> int:
         """Take length word and header from *at* on, as far as they are there."""
         head = self._head + data[at : at + PREFIX.size - len(self._head)]
         at += len(head) - len(self._head)
@@ -207,7 +207,9 @@ class Splitter:
             self._complete(header, b"", found)
         return at
 
-    def _take_body(self, header: Header, data: bytes, at: int, found: list[Packet | Piece]) -> int:
+    def _take_body(
+        self, header: Header, data: bytes | memoryview, at: int, found: list[Packet | Piece]
+    ) -> int:
         """Take payload from *at* on, as far as it is there."""
         end = min(at + self._missing, len(data))
         self._missing -= end - at
@@ -223,7 +225,7 @@ class Splitter:
             self._body = bytearray()
             self._complete(header, payload, found)
         else:
-            self._complete(header, data[at:end], found)
+            self._complete(header, bytes(data[at:end]), found)
         return end
 
     def _complete(self, header: Header, payload: bytes, found: list[Packet | Piece]) -> None:
@@ -241,7 +243,7 @@ class Splitter:
             found.append(packet)
 
     def _take_descriptors(
-        self, packet: Packet, data: bytes, at: int, found: list[Packet | Piece]
+        self, packet: Packet, data: bytes | memoryview, at: int, found: list[Packet | Piece]
     ) -> int:
         """Take off what stands for descriptors from *at* on, as far as it is there."""
         end = min(at + self._owed, len(data))

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import memory, programs, scans, transfers, volumes
+from tests.bench import daemons, memory, programs, scans, transfers, volumes
 from tests.bench.measure import Report, file_system
 
 GROUPS = {
@@ -17,6 +17,7 @@ GROUPS = {
     "volumes": volumes.run,
     "transfers": transfers.run,
     "memory": memory.run,
+    "daemons": daemons.run,
 }
 
 

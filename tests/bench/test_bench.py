@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import images, memory, programs, scans, transfers, volumes
+from tests.bench import daemons, images, memory, programs, scans, transfers, volumes
 from tests.bench.__main__ import GROUPS
 from tests.bench.measure import Report, Row, file_system
 
@@ -60,6 +60,11 @@ def test_group_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(transfers, "SIZE", 2 << 20)
     monkeypatch.setattr(programs, "ROUNDS", 1)
     monkeypatch.setattr(memory, "COUNT", 20)
+    monkeypatch.setattr(daemons, "ROUNDS", 1)
+    monkeypatch.setattr(daemons, "CALLS", 5)
+    monkeypatch.setattr(daemons, "IMAGES", 20)
+    monkeypatch.setattr(daemons, "CREATES", 2)
+    monkeypatch.setattr(daemons, "TRANSFER", 1 << 20)
     report = Report(io.StringIO())
     GROUPS[name](report, tmp_path)
     assert report.rows

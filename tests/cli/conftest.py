@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.daemon.running import storaged_daemon
 
 TREE = Path(__file__).parents[2]
 
@@ -21,12 +23,15 @@ class Ctl:
     root: Path
     images: Path
     env: dict[str, str] = field(default_factory=dict)
+    #: the engine to use; that below *root* if None
+    uri: str | None = None
 
     def argv(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "storaged.cli.main", "--root", str(self.root), *words]
+        where = ["--root", str(self.root)] if self.uri is None else ["--connect", self.uri]
+        return [sys.executable, "-m", "storaged.cli.main", *where, *words]
 
     def environment(self, **more: str) -> dict[str, str]:
-        dropped = ("STORAGED_ROOT", "PYTHONDONTWRITEBYTECODE")
+        dropped = ("STORAGED_ROOT", "STORAGED_URI", "PYTHONDONTWRITEBYTECODE")
         kept = {key: value for key, value in os.environ.items() if key not in dropped}
         return {**kept, "PYTHONPATH": str(TREE), "LC_ALL": "C.UTF-8", **self.env, **more}
 
@@ -73,10 +78,28 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("compiled")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that says ``BOTH_WAYS`` beside a daemon as well.
+
+    Its ``WITHOUT_DAEMON`` names the tests for which that means nothing.
+    """
+    if "ctl" in metafunc.fixturenames and getattr(metafunc.module, "BOTH_WAYS", False):
+        ways: list[Any] = ["embedded"]
+        if metafunc.function.__name__ not in getattr(metafunc.module, "WITHOUT_DAEMON", ()):
+            ways.append(pytest.param("daemon", marks=pytest.mark.slow))
+        metafunc.parametrize("ctl", ways, indirect=True)
+
+
 @pytest.fixture
-def ctl(tmp_path: Path, compiled: Path) -> Ctl:
+def ctl(tmp_path: Path, compiled: Path, request: pytest.FixtureRequest) -> Iterator[Ctl]:
+    """Storagectl below a root of its own; with the parameter "daemon" a daemon serves that root."""
     env = {"PYTHONPYCACHEPREFIX": str(compiled), "TMPDIR": str(tmp_path)}
-    return Ctl(tmp_path / "root", tmp_path / "images", env)
+    made = Ctl(tmp_path / "root", tmp_path / "images", env)
+    if getattr(request, "param", "embedded") == "daemon":
+        with storaged_daemon(made.root, environ=env):
+            yield made
+    else:
+        yield made
 
 
 @pytest.fixture

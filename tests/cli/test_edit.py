@@ -11,6 +11,8 @@ import pytest
 from tests.cli.conftest import Ctl
 from tests.cli.test_terminal import Screen
 
+BOTH_WAYS = True
+
 
 @pytest.fixture
 def editor(tmp_path: Path):

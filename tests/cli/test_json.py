@@ -8,6 +8,8 @@ from typing import get_type_hints
 from storaged.cli.objects import PoolObject, VolumeObject
 from tests.cli.conftest import Ctl
 
+BOTH_WAYS = True
+
 POOL = set(get_type_hints(PoolObject))
 VOLUME = set(get_type_hints(VolumeObject))
 

@@ -8,6 +8,7 @@ import pytest
 from storaged import errors
 from storaged.cli.outcome import MEANINGS, ExitCode, classify, complain, warn
 from storaged.errors import StorageError, SystemFailure
+from storaged.rpc import errors as connection_errors
 
 
 def every_class(root: type[StorageError]) -> list[type[StorageError]]:
@@ -32,6 +33,10 @@ def test_every_class_has_a_status_that_is_not_success_or_usage(kind):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
+        (connection_errors.OperationDenied("x"), 7),
+        (connection_errors.AuthFailed("x"), 7),
+        (connection_errors.RPCError("x"), 1),
+        (connection_errors.NoConnection("x"), 1),
         (errors.NoSuchPool("x"), 4),
         (errors.NoSuchVolume("x"), 4),
         (errors.VolumeExists("'x'"), 5),

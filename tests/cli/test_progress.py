@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from storaged.cli import progress
-from storaged.errors import Cancelled, NoSuchVolume
+from storaged.errors import Cancelled, NoSuchVolume, Unsupported
 from storaged.job import Job, JobState, Progress
 
 GIB = 1 << 30
@@ -170,3 +170,30 @@ def test_leaving_at_once(presses: int, monkeypatch):
     with pytest.raises(SystemExit) as left:
         progress.follow(job)
     assert left.value.code == 130
+
+
+def test_a_job_that_cannot_be_cancelled_is_left(monkeypatch, capsys):
+    class Elsewhere(InterruptedJob):
+        def cancel(self) -> None:
+            raise Unsupported("a wipe cannot be cancelled there")
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit) as left:
+        progress.follow(Elsewhere("wipe", "default", "old"))
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "a wipe cannot be cancelled there, leaving it\n"
+
+
+def test_watching_shows_and_leaves_alone(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    job = InterruptedJob("wipe", "default", "old")
+    with pytest.raises(KeyboardInterrupt):
+        progress.watch(job)
+    assert not job.cancelling
+    job.finish(42)
+    job.presses = 0
+    assert progress.watch(job) == 42
+    assert capsys.readouterr() == ("", "")

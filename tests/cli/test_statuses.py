@@ -10,6 +10,9 @@ import pytest
 
 from tests.cli.conftest import Ctl
 
+BOTH_WAYS = True
+WITHOUT_DAEMON = ("test_wrong_command_lines", "test_a_broken_file_is_a_warning")
+
 
 def test_no_such_pool(ctl: Ctl):
     text = ctl.error("pool", "info", "default", status=4)

@@ -10,6 +10,9 @@ import pytest
 
 from tests.cli.conftest import Ctl
 
+BOTH_WAYS = True
+WITHOUT_DAEMON = ("test_queries_work_while_another_engine_holds_the_lock",)
+
 
 def qemu_info(path: str | Path) -> dict[str, object]:
     done = subprocess.run(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from storaged.backend import Backend
+from storaged.driver import Driver
 from storaged.model import PoolDef
 from storaged.poolhandle import Pool
 from storaged.storage import Storage, open_storage
@@ -117,8 +118,15 @@ def events(storage: Storage) -> list[str]:
     return told
 
 
+def driver_of(held: Pool | Storage) -> Driver:
+    """Return the engine in this process behind a handle."""
+    found = held.engine if isinstance(held, Storage) else held._engine
+    assert isinstance(found, Driver)
+    return found
+
+
 def idle(pool: Pool) -> bool:
     """Tell whether nothing is left of any work: no job, no lease, no announcement."""
-    volumes = pool._driver._table.by_ref(pool.ref)
+    volumes = driver_of(pool)._table.by_ref(pool.ref)
     left = (volumes.pool.jobs, len(volumes.pool.leases), volumes._making._announced)
     return not any(left) and volumes.pool._exclusive is None

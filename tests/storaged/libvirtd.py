@@ -4,7 +4,8 @@ Where a test asks for it, the driver of secrets comes with it: libvirt's storage
 the secret of every encrypted volume that it looks at.
 
 ``/etc/libvirt``, ``/run`` and ``/var`` of the daemon are directories of the test, so that neither
-the host's libvirt nor its pools are touched, and the test sees what the daemon writes.
+the host's libvirt nor its pools are touched, and the test sees what the daemon writes. ``/var/tmp``
+is the host's: the benchmark works there, because it is on a disk.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ mount -t tmpfs tmpfs /run
 mkdir /run/libvirt
 mount --bind "$1/run/libvirt" /run/libvirt
 mount --bind "$1/etc/libvirt" /etc/libvirt
-mount --bind "$1/var" /var
+mount --rbind /var/tmp "$1/var/tmp"
+mount --rbind "$1/var" /var
 exec libvirtd -f /etc/libvirt/libvirtd.conf -p /run/libvirtd.pid
 """
 
@@ -50,10 +52,17 @@ class Libvirtd:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def socket(self) -> Path:
+        return self.root / "run/libvirt/libvirt-sock"
+
+    @property
+    def uri(self) -> str:
+        return f"storage:///system?socket={self.socket}"
+
     def virsh(self, *words: str) -> str:
         """Run one command of virsh and return what it printed."""
-        uri = f"storage:///system?socket={self.root}/run/libvirt/libvirt-sock"
-        command = ["virsh", "-c", uri, "-q", *words]
+        command = ["virsh", "-c", self.uri, "-q", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -95,7 +104,9 @@ def launch(root: Path, *, secrets: bool = False) -> subprocess.Popen[bytes]:
     modules = [require_libvirtd()]
     if secrets:
         modules.append(modules[0].with_name("libvirt_driver_secret.so"))
-    for name in ("etc/libvirt", "run/libvirt", "var/lib", "var/log", "var/cache", "drivers"):
+    for name in ("lib", "log", "cache", "tmp"):
+        (root / "var" / name).mkdir(parents=True, exist_ok=True)
+    for name in ("etc/libvirt", "run/libvirt", "drivers"):
         (root / name).mkdir(parents=True, exist_ok=True)
     for module in modules:
         link = root / "drivers" / module.name

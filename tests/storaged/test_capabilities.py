@@ -26,7 +26,7 @@ EXPECTED = (
     ("dir", None, ("raw", FILES)),
     ("fs", ("auto", FILE_SYSTEMS), ("raw", FILES)),
     ("netfs", ("auto", ("auto", "nfs", "glusterfs", "cifs")), ("raw", FILES)),
-    ("logical", ("lvm2", ("lvm2", "unknown")), None),
+    ("logical", ("lvm2", ("unknown", "lvm2")), None),
     ("disk", ("unknown", LABELS), ("none", PARTITIONS)),
     ("iscsi", None, None),
     ("iscsi-direct", None, None),

@@ -18,7 +18,7 @@ from storaged.errors import NoSuchVolume, StorageError
 from storaged.poolhandle import Pool
 from storaged.storage import Storage
 from tests.doubles import PATIENCE, PROMPT, Control, eventually, promptly, refused
-from tests.storaged.conftest import Engine, idle
+from tests.storaged.conftest import Engine, driver_of, idle
 
 
 @contextmanager
@@ -283,9 +283,9 @@ def test_a_create_costs_the_same_beside_many_volumes(engine: Engine, storage: St
     for number in range(5000):
         (directory / f"f{number}").touch()
     pool.refresh()
-    index = pool._driver._table.by_ref(pool.ref).pool.index
+    index = driver_of(pool)._table.by_ref(pool.ref).pool.index
     pool.create("v", 4096)
-    assert pool._driver._table.by_ref(pool.ref).pool.index is index  # nothing was copied
+    assert driver_of(pool)._table.by_ref(pool.ref).pool.index is index  # nothing was copied
     with promptly(PROMPT):
         for number in range(100):
             pool.create(f"v{number}", 4096)

@@ -54,7 +54,7 @@ def test_differences_are_told_and_left(engine: Engine, storage: Storage, control
         there, uuid=uuid4(), source=PoolSource(name="other"), permissions=Permissions(0o700)
     )
     done = storage.ensure_pool(wanted)
-    assert [found.field for found in done.differences] == ["source", "permissions"]
+    assert [found.field for found in done.differences] == ["source", "mode"]
     assert done.object.definition() == there
     assert done.object.persistent
     assert control.calls["build"] == 0

@@ -19,7 +19,7 @@ from storaged.poolhandle import Pool
 from storaged.storage import Storage
 from storaged.worker import Limits
 from tests.doubles import Control, eventually, promptly, refused
-from tests.storaged.conftest import Engine
+from tests.storaged.conftest import Engine, driver_of
 
 #: A query that waits for a look takes 250 ms; the rest is for a busy machine.
 A_LOOK = 1.5
@@ -56,9 +56,9 @@ def test_a_new_file_is_found_by_name_key_and_path(
 def test_a_vanished_file(pool: Pool, directory: Path) -> None:
     volume = pool.create("v", 4096)
     (directory / "v").unlink()
-    text = f"cannot stat file '{directory}/v': No such file or directory"
+    text = f"Storage volume not found: no storage vol with matching path '{directory}/v'"
     for ask in (volume.info, volume.xml, volume.info):
-        with refused(38, text) as caught:
+        with refused(50, text) as caught:
             ask()
         assert caught.value.advice == "Somebody removed it since the last refresh."
     assert pool.infos()[0].problem == "it is gone: removed by somebody else since the last refresh"
@@ -70,7 +70,7 @@ def test_a_vanished_file(pool: Pool, directory: Path) -> None:
 def test_a_vanished_file_that_comes_back(pool: Pool, directory: Path) -> None:
     volume = pool.create("v", 4096)
     (directory / "v").rename(directory / "w")
-    with refused(38):
+    with refused(50):
         volume.info()
     (directory / "w").rename(directory / "v")
     assert (volume.info().capacity, volume.info().problem) == (4096, None)
@@ -200,7 +200,7 @@ def test_a_deleted_volume_is_not_brought_back_by_a_slow_look(pool: Pool, control
     gate = control._gates.pop("look")
     volume.delete()
     gate.opened.set()
-    eventually(lambda: not pool._driver._table.by_ref(pool.ref).looks._under_way)
+    eventually(lambda: not driver_of(pool)._table.by_ref(pool.ref).looks._under_way)
     assert pool.names() == []
 
 

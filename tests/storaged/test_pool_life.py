@@ -14,7 +14,7 @@ from storaged.model import PoolDef, PoolSource
 from storaged.poolhandle import Pool
 from storaged.storage import Storage
 from tests.doubles import Control, refused
-from tests.storaged.conftest import Engine
+from tests.storaged.conftest import Engine, driver_of
 
 
 def other(definition: PoolDef) -> PoolDef:
@@ -214,7 +214,7 @@ def test_a_definition_that_cannot_be_written_changes_nothing(
     def refuse(_definition: PoolDef) -> None:
         raise SystemFailure("cannot write", 28)
 
-    store = storage.driver._services.store
+    store = driver_of(storage)._services.store
     monkeypatch.setattr(type(store), "write_config", lambda _self, definition: refuse(definition))
     definition = engine.definition()
     with refused(38):
@@ -310,7 +310,7 @@ def test_bits_of_one_group_are_alternatives_and_types_are_a_group(
 ) -> None:
     engine.pool("plain", "dir")
     engine.pool("foreign")
-    driver = storage.driver
+    driver = storage.engine
 
     def names(flags: PoolFilter) -> list[str]:
         return sorted(ref.name for ref in driver.pools(flags))

@@ -19,7 +19,7 @@ from storaged.model import (
 from storaged.storage import Storage
 from storaged.table import PoolTable, conflict
 from tests.doubles import refused
-from tests.storaged.conftest import Engine
+from tests.storaged.conftest import Engine, driver_of
 
 
 def pool(kind: str, target: str = "/t", **source: Any) -> PoolDef:
@@ -178,7 +178,7 @@ def test_unknown_pools_name_those_that_are_there(engine: Engine, storage: Storag
 
 def test_a_removed_pool_leaves_its_successor_alone(engine: Engine, storage: Storage) -> None:
     table = PoolTable()
-    services = storage.driver._services
+    services = driver_of(storage)._services
     from storaged.pool import PoolObject
 
     definition = engine.definition("a")

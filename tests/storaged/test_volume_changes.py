@@ -15,7 +15,7 @@ from storaged.storage import Storage
 from storaged.volumehandle import Volume
 from tests.doubles import PATIENCE, refused
 from tests.formats import cryptsetup
-from tests.storaged.conftest import Engine, idle
+from tests.storaged.conftest import Engine, driver_of, idle
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_volume_from_xml_is_allocated_in_full(pool: Pool) -> None:
     volume: Volume = pool.create_volume(text)
     assert volume.info().allocation >= 65536
     with refused(8, "invalid argument: wiping algorithm 10 not supported"):
-        pool._driver.volume_wipe(volume.ref, 10)
+        driver_of(pool).volume_wipe(volume.ref, 10)
 
 
 def test_two_roots_in_one_directory(engine: Engine, tmp_path: Path) -> None:

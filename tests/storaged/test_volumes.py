@@ -15,7 +15,7 @@ from storaged.job import Job
 from storaged.poolhandle import Pool
 from storaged.storage import Storage
 from tests.doubles import Control, eventually, refused
-from tests.storaged.conftest import Engine, idle
+from tests.storaged.conftest import Engine, driver_of, idle
 
 IN_USE = "Requested operation is not valid: volume '{}' is still in use."
 ALLOCATED = "Requested operation is not valid: volume '{}' is still being allocated."
@@ -201,7 +201,7 @@ def test_a_refusal_of_the_workers_leaves_nothing(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = pool.create("base", 4096)
-    workers = pool._driver._table.by_ref(pool.ref).pool.workers
+    workers = driver_of(pool)._table.by_ref(pool.ref).pool.workers
 
     def refuse(*_: object) -> None:
         raise SystemFailure("no", 11)

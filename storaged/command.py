@@ -1,0 +1,149 @@
+"""The one place that starts other programs.
+
+Every program gets its arguments as a list, never through a shell of ours, and an environment that
+is built here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Final
+
+from storaged.errors import CommandFailed, system_errors
+
+if TYPE_CHECKING:
+    import subprocess
+
+#: What every program sees of our environment.
+_COMMON: Final = ("HOME", "LOGNAME", "PATH", "SHELL", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
+#: How much of what a program says on its standard error is kept for messages, in bytes.
+_STDERR_MAX: Final = 4096
+
+
+def environment(environ: Mapping[str, str], *more: str) -> dict[str, str]:
+    """Return the environment of a program: a few names of ours, and one language for its output.
+
+    :param more: further names that this program needs.
+    """
+    kept = {name: environ[name] for name in (*_COMMON, *more) if name in environ}
+    return {**kept, "LC_ALL": "C.UTF-8"}
+
+
+class ConnectedChild:
+    """A running program whose standard input and output are the other end of `socket`.
+
+    :param socket: ours; the program sees the end of its input when it is closed.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], sock: socket.socket, errors: IO[bytes]
+    ) -> None:
+        self.socket = sock
+        self._process = process
+        self._errors = errors
+        self._said: str | None = None
+
+    @property
+    def pid(self) -> int:
+        """The program's process."""
+        return self._process.pid
+
+    def said(self) -> str:
+        """Return the end of what the program has said on its standard error, without blank ends."""
+        if self._said is not None:
+            return self._said
+        file = self._errors.fileno()
+        length = os.fstat(file).st_size
+        start = max(length - _STDERR_MAX, 0)
+        return os.pread(file, _STDERR_MAX, start).decode(errors="replace").strip()
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for the program to end; return its status, None if *timeout* seconds passed."""
+        import subprocess  # slow to import; whoever has a child has it
+
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self, *, patience: float = 2.0) -> None:
+        """Hang up, and see to it that the program ends. Calling it again does nothing.
+
+        :param patience: seconds to wait for the program before it is told to end, and again before
+            it is killed.
+        """
+        if self._said is not None:
+            return
+        self.socket.close()
+        if self.wait(patience) is None:
+            self._process.terminate()
+            if self.wait(patience) is None:
+                self._process.kill()
+                self._process.wait()
+        self._said = self.said()
+        self._errors.close()
+
+
+def start_connected(argv: Sequence[str], environ: Mapping[str, str]) -> ConnectedChild:
+    """Start a program that is talked to over its standard input and output.
+
+    It stays in our session, so that it can ask for a password on the terminal.
+
+    :param environ: the whole environment of the program, see `environment`.
+    :raise CommandFailed: there is no such program, or it cannot be run.
+    """
+    import subprocess  # slow to import, and most never need it
+    import tempfile
+
+    with system_errors("Cannot make a pair of sockets"):
+        ours, theirs = socket.socketpair()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 -- the child closes it
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=errors,
+            env=dict(environ),
+        )
+    except (OSError, ValueError) as err:  # a value: a NUL in an argument
+        ours.close()
+        errors.close()
+        why = err.strerror if isinstance(err, OSError) else err
+        raise CommandFailed(tuple(argv), 127, f"cannot run {argv[0]}: {why}") from err
+    finally:
+        theirs.close()
+    return ConnectedChild(process, ours, errors)
+
+
+def spawn_detached(
+    argv: Sequence[str], environ: Mapping[str, str], *, keep: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own: no terminal ends it, and we need not wait for it.
+
+    It reads nothing and writes where we do.
+
+    :param environ: the whole environment of the program.
+    :param keep: descriptors that it gets under their numbers.
+    :raise CommandFailed: it cannot be started.
+    """
+    import subprocess  # slow to import, and most never need it
+
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            env=dict(environ),
+            pass_fds=tuple(keep),
+            start_new_session=True,
+        )
+    except OSError as err:
+        raise CommandFailed(tuple(argv), 127, f"cannot run {argv[0]}: {err.strerror}") from err
+
+
+def quote_command(argv: Sequence[str]) -> str:
+    """Return one line that a POSIX shell reads as these arguments."""
+    return shlex.join(argv)

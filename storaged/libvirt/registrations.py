@@ -1,0 +1,201 @@
+"""What a connection calls back for: changes of pools, and its own end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from storaged.libvirt import errorconstants as numbers
+from storaged.libvirt.constants import (
+    VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE,
+    VIR_STORAGE_POOL_EVENT_ID_REFRESH,
+)
+from storaged.libvirt.errors import refuse, refuse_argument, reporting
+from storaged.libvirt.handle import Handle
+from storaged.libvirt.process import PROCESS
+from storaged.libvirt.wakeup import Wakeup
+from storaged.rpc import remote, storage
+from storaged.rpc.program import AnyProcedure
+from storaged.rpc.record import Record, Void
+
+if TYPE_CHECKING:
+    from storaged.libvirt.connection import virConnect
+
+_REGISTER: Final = "virConnectStoragePoolEventRegisterAny"
+_DEREGISTER: Final = "virConnectStoragePoolEventDeregisterAny"
+_INVALID: Final = "Requested operation is not valid: %s"
+_OTHER: Final = "A different callback was requested"
+
+#: An event's number, and the uuid of the one pool it is about, or None.
+_Key = tuple[int, bytes | None]
+
+
+class _Registration:
+    __slots__ = ("callback", "conn", "key", "local", "opaque", "remote")
+
+    def __init__(
+        self, conn: virConnect, local: int, key: _Key, callback: Callable[..., object], opaque: Any
+    ) -> None:
+        self.conn, self.local, self.key = conn, local, key
+        self.callback, self.opaque = callback, opaque
+        self.remote = -1
+
+
+class Registrations:
+    """The callbacks of one connection. Each registration holds the connection open."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        handle.on_end = self.close
+        self._lock = threading.RLock()
+        self._wakeup: Wakeup | None = None
+        self._forget: Callable[[], None] | None = None
+        self._next = 0
+        self._found: dict[int, _Registration] = {}
+        self._close: tuple[virConnect, Callable[..., object], Any] | None = None
+        self._forget_close: Callable[[], None] | None = None
+
+    def add(
+        self,
+        conn: virConnect,
+        event: int,
+        pool: storage.StoragePool | None,
+        callback: Callable[..., object],
+        opaque: Any,
+    ) -> int:
+        """Register for an event of one pool, or of all; return the registration's number.
+
+        :raise libvirtError: there is no event loop, no such event, or the same is registered.
+        """
+        PROCESS.reset()
+        known = (VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, VIR_STORAGE_POOL_EVENT_ID_REFRESH)
+        if event not in known:
+            refuse_argument(_REGISTER, "eventID", f"must be less than {len(known)}")
+        wakeup = self._woken()
+        key = (event, None if pool is None else pool.uuid)
+        with self._lock:
+            if any(each.key == key for each in self._found.values()):
+                detail = "event callback already tracked"
+                code, domain = numbers.VIR_ERR_INVALID_ARG, numbers.VIR_FROM_NONE
+                refuse(code, domain, "invalid argument: %s", detail, _REGISTER)
+            if self._forget is None:
+                self._forget = self._handle.link.on_event(
+                    lambda procedure, record: wakeup.post(lambda: self._tell(procedure, record))
+                )
+            made = _Registration(conn, self._next, key, callback, opaque)
+            args = storage.EventRegisterArgs(event, pool)
+            made.remote = self._handle.call(storage.EVENT_REGISTER, args).callback_id
+            self._next += 1
+            self._found[made.local] = made
+            self._handle.hold()
+        return made.local
+
+    def remove(self, local: int) -> None:
+        """End a registration.
+
+        :raise libvirtError: there is none with this number.
+        """
+        PROCESS.reset()
+        with self._lock:
+            found = self._found.pop(local, None)
+        if found is None:
+            detail = f"event callback id {local} not registered"
+            code, domain = numbers.VIR_ERR_INVALID_ARG, numbers.VIR_FROM_NONE
+            refuse(code, domain, "invalid argument: %s", detail, _DEREGISTER)
+        try:
+            self._handle.call(storage.EVENT_DEREGISTER, storage.CallbackId(found.remote))
+        finally:
+            self._release()
+
+    def set_close(self, conn: virConnect, callback: Callable[..., object], opaque: Any) -> None:
+        """Register for the end of the connection.
+
+        :raise libvirtError: that is registered already.
+        """
+        function = "virConnectRegisterCloseCallback"
+        PROCESS.reset()
+        if self._close is not None:
+            detail = "A close callback is already registered"
+            code, domain = numbers.VIR_ERR_OPERATION_INVALID, numbers.VIR_FROM_REMOTE
+            refuse(code, domain, _INVALID, detail, function)
+        with reporting(function):
+            self._handle.link.call(remote.REGISTER_CLOSE_CALLBACK, Void())
+        self._close = (conn, callback, opaque)
+        self._handle.hold()
+        if PROCESS.loop is not None:
+            wakeup = self._woken()
+            self._forget_close = self._handle.link.on_close(
+                lambda reason: wakeup.post(lambda: self._closed(reason))
+            )
+
+    def unset_close(self) -> None:
+        """End the registration for the end of the connection.
+
+        :raise libvirtError: there is none.
+        """
+        PROCESS.reset()
+        if self._close is None:
+            code, domain = numbers.VIR_ERR_OPERATION_INVALID, numbers.VIR_FROM_REMOTE
+            refuse(code, domain, _INVALID, _OTHER, "virConnectUnregisterCloseCallback")
+        self._close = None
+        if self._forget_close is not None:
+            self._forget_close()
+            self._forget_close = None
+        self._release()
+
+    def close(self) -> None:
+        """End all when the link ends; nothing is called back any more."""
+        if self._forget is not None:
+            self._forget()
+        if self._forget_close is not None:
+            self._forget_close()
+        if self._wakeup is not None:
+            self._wakeup.close()
+        self._found.clear()
+        self._close = None
+
+    def _woken(self) -> Wakeup:
+        if self._wakeup is None:
+            if PROCESS.loop is None:
+                detail = "could not initialize domain event timer"
+                code, domain = numbers.VIR_ERR_INTERNAL_ERROR, numbers.VIR_FROM_NONE
+                refuse(code, domain, "internal error: %s", detail, _REGISTER)
+            self._wakeup = Wakeup(PROCESS.loop)
+        return self._wakeup
+
+    def _release(self) -> None:
+        self._handle.release()
+
+    def _tell(self, procedure: AnyProcedure, record: Record) -> None:
+        """Call back for an event that came."""
+        if not isinstance(record, storage.LifecycleEvent | storage.RefreshEvent):
+            return
+        with self._lock:  # a registration under way is complete after this
+            found = [each for each in self._found.values() if each.remote == record.callback_id]
+        for each in found:
+            pool = each.conn._pool(record.pool, self._handle)
+            if isinstance(record, storage.LifecycleEvent):
+                each.callback(each.conn, pool, record.event, record.detail, each.opaque)
+            else:
+                each.callback(each.conn, pool, each.opaque)
+
+    def _closed(self, reason: int) -> None:
+        if self._close is not None:
+            conn, callback, opaque = self._close
+            callback(conn, reason, opaque)
+
+
+def check_loop() -> None:
+    """Refuse signs of life where no event loop would see that they stay away.
+
+    :raise libvirtError: no event loop is registered.
+    """
+    PROCESS.reset()
+    if PROCESS.loop is None:
+        detail = (
+            "the caller doesn't support keepalive protocol;"
+            " perhaps it's missing event loop implementation"
+        )
+        code, domain = numbers.VIR_ERR_INTERNAL_ERROR, numbers.VIR_FROM_REMOTE
+        refuse(code, domain, "internal error: %s", detail, "virConnectSetKeepAlive")
