@@ -83,7 +83,7 @@ class Loaded:
 _NUMBERS = {
     "max_clients": 1,
     "max_queued_clients": 1,
-    "max_anonymous_clients": 1,
+    "max_anonymous_clients": 0,
     "min_workers": 0,
     "max_workers": 1,
     "prio_workers": 0,
@@ -174,7 +174,7 @@ def limits(settings: Settings, *, admin: bool = False) -> ServerLimits:
         max_clients=of("max_clients"),
         max_queued_clients=of("max_queued_clients"),
         # The administration asks nobody to prove who he is, and has no calls that end soon alone.
-        max_anonymous_clients=of("max_clients") if admin else settings.max_anonymous_clients,
+        max_anonymous_clients=0 if admin else settings.max_anonymous_clients,
         min_workers=of("min_workers"),
         max_workers=of("max_workers"),
         prio_workers=0 if admin else settings.prio_workers,

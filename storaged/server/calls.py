@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from storaged.errors import StorageError
-from storaged.job import Job
+from storaged.job import Pending
 from storaged.rpc import admin, extension, remote, storage
 from storaged.rpc.errors import AuthFailed, AuthUnavailable, RPCError
 from storaged.rpc.packet import Header, Packet, Status, reply
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 #: What a waiting call costs beside its payload.
 _OVERHEAD: Final = 512
+#: Replies up to this size, in bytes, may be sent from the thread that made them.
+_SMALL: Final = 4096
 #: So many calls of one client are served before it is another client's turn.
 _TURN: Final = 32
 #: Their replies go out before the events that they bring about.
@@ -64,8 +67,9 @@ class Calls:
         self._client = client
         self._handler = handler
         self._server = client.server
-        #: calls under way, and replies that the client has not taken
-        self.in_progress = 0
+        self._counted = 0
+        #: one item a call that a thread has answered; `_counted` still has them
+        self._answered: deque[None] = deque()
         self._unread = 0
         self._backlog: deque[Packet] = deque()
         #: what the backlog costs
@@ -86,6 +90,11 @@ class Calls:
             admin.CLOSE: self._close_politely,
         }
 
+    @property
+    def in_progress(self) -> int:
+        """How many calls are under way, or have a reply that the client has not taken."""
+        return self._counted - len(self._answered)
+
     def take(self, packet: Packet) -> None:
         """Take a call: serve it, or keep it until it is its turn."""
         if self._closing:
@@ -94,6 +103,8 @@ class Calls:
             self._backlog.append(packet)
             self.waiting += len(packet.payload) + _OVERHEAD
             self._settle()
+            if self._answered:  # by a thread that did not see the backlog yet
+                self.serve_waiting()
             return
         self._begin(packet)
 
@@ -101,6 +112,7 @@ class Calls:
         """Serve the calls that wait, as far as they may be."""
         if self._serving:
             return
+        self._forget_answered()
         self._serving = True
         try:
             while self._backlog and not self._closing and self._may_begin():
@@ -113,7 +125,7 @@ class Calls:
 
     def were_read(self) -> None:
         """Take note that the client has taken what was unsent."""
-        self.in_progress -= self._unread
+        self._counted -= self._unread
         self._unread = 0
         self.serve_waiting()
 
@@ -141,15 +153,23 @@ class Calls:
 
     def begin_turn(self) -> None:
         """Take note that the loop has come round."""
+        self._forget_answered()
         if not self._later:
             self._turn = 0
+
+    def _forget_answered(self) -> None:
+        """Count no more what threads have answered."""
+        answered = self._answered
+        for _ in range(len(answered)):
+            answered.popleft()
+            self._counted -= 1
 
     def _settle(self) -> None:
         self._client.hold_calls(held=self.waiting > self._client.bounds.backlog)
 
     def _begin(self, packet: Packet) -> None:
         header = packet.header
-        self.in_progress += 1
+        self._counted += 1
         self._server.counts.calls += 1
         try:
             procedure = self._find(header)
@@ -163,7 +183,13 @@ class Calls:
             raise RPCError(f"Unexpected message status {header.status}")
         if header.version != VERSION:
             raise RPCError(f"Cannot find program {header.program} version {header.version}")
-        procedure = self._handler.procedure(header.program, header.procedure)
+        try:
+            procedure = self._handler.procedure(header.program, header.procedure)
+        except RPCError:
+            raise  # what nobody knows is told to everybody
+        except StorageError:
+            self._client.gate.require_passed()
+            raise
         if procedure.access is Access.EVENT:
             raise RPCError(f"unknown procedure: {header.procedure}")
         self._client.gate.require(procedure)
@@ -196,18 +222,22 @@ class Calls:
     def _conclude(self, header: Header, outcome: Outcome) -> None:
         if isinstance(outcome, Record):
             self._reply(header, outcome)
-        elif isinstance(outcome, Job):
+        elif isinstance(outcome, Pending):
             job = outcome
             job.on_end(partial(self._note_end, header, job))
         else:
             self._reply(header, Void())
             self._client.streams.begin(header, outcome)
 
-    def _note_end(self, header: Header, job: Job[Any]) -> None:
+    def _note_end(self, header: Header, job: Pending[Any]) -> None:
         """Have the outcome of a job answered. On the thread of the job."""
+        if job.error is None and header.program != EXTENSION:
+            with suppress(Exception):  # whatever it is, the loop tells the client
+                if self._answer_from_thread(reply(header, job.result().pack())):
+                    return
         self._client.soon(self._job_ended, header, job)
 
-    def _job_ended(self, header: Header, job: Job[Any]) -> None:
+    def _job_ended(self, header: Header, job: Pending[Any]) -> None:
         try:
             self._reply(header, job.result())
         except Exception as err:
@@ -221,16 +251,30 @@ class Calls:
             outcome = self._handler.call(procedure, args)
             if isinstance(outcome, Record):
                 packed = reply(header, outcome.pack())  # large ones take their time, too
-                self._client.soon(self._was_worked, header, procedure, packed)
+                if procedure in _REGISTERING or not self._answer_from_thread(packed):
+                    self._client.soon(self._was_worked, header, procedure, packed)
             elif not self._client.soon(self._was_worked, header, procedure, outcome):
                 _drop(outcome)
         except Exception as err:
             self._client.soon(self._was_refused, header, procedure, err)
 
+    def _answer_from_thread(self, packet: bytes) -> bool:
+        """Send a reply without waking the loop, if that can be done; tell whether it was.
+
+        The loop would be woken for each reply, and client and loop would then contend for a
+        processor: that costs as much as a look at a volume.
+        """
+        if len(packet) > _SMALL or not self._client.send_from_thread(packet):
+            return False
+        self._answered.append(None)
+        if self._backlog:
+            self._client.soon(self.serve_waiting)
+        return True
+
     # On the loop again
 
     def _was_worked(
-        self, header: Header, procedure: AnyProcedure, outcome: bytes | Job[Any] | Opened
+        self, header: Header, procedure: AnyProcedure, outcome: bytes | Pending[Any] | Opened
     ) -> None:
         if self._client.lost:
             if isinstance(outcome, Opened):
@@ -276,7 +320,7 @@ class Calls:
         if self._client.full:
             self._unread += 1
         else:
-            self.in_progress -= 1
+            self._counted -= 1
             if self._backlog:
                 self.serve_waiting()
 
@@ -315,17 +359,24 @@ class Calls:
         self._server.movers.submit(ask)
 
     def _turn_away(self, header: Header, error: Exception) -> None:
-        self._client.gate.asking = False
-        self._refuse(header, error)
+        if self._was_asked():
+            self._refuse(header, error)
 
     def _let_in(self, header: Header) -> None:
-        self._client.gate.passed = True
+        if self._was_asked():
+            self._client.gate.passed = True
+            self._client.admitted()
+            self._reply(header, AuthPolkitRet(1))
+
+    def _was_asked(self) -> bool:
+        """End the question about the client; tell whether the client is still there."""
         self._client.gate.asking = False
-        self._client.admitted()
-        self._reply(header, AuthPolkitRet(1))
+        if self._client.lost:
+            self._server.gone(self._client)
+        return not self._client.lost
 
 
-def _drop(outcome: Job[Any] | Opened) -> None:
+def _drop(outcome: Pending[Any] | Opened) -> None:
     """End what was opened for a client that is gone."""
     if isinstance(outcome, Opened):
         if outcome.sink is not None:

@@ -19,6 +19,7 @@ from storaged.server.calls import Calls, Handler
 from storaged.server.deadline import MessageDeadline
 from storaged.server.events import EventQueue
 from storaged.server.gate import Gate
+from storaged.server.outlet import Outlet
 from storaged.server.streams import Streams
 from storaged.service import Identity
 
@@ -71,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         self.gate = Gate(auth, identity)
         self.lost = False
         self._socket = connected
+        self._outlet: Outlet | None = None
         self._transport: asyncio.Transport | None = None
         limit = PACKET_MAX if self.gate.passed else self.bounds.anonymous_message
         self._splitter = Splitter(limit)
@@ -97,6 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- of a stream socket
         self._transport = transport
+        self._outlet = Outlet(transport, self._socket, self.soon)
         transport.set_write_buffer_limits(self.bounds.unsent, self.bounds.unsent // 4)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -151,12 +154,14 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End all that was the client's."""
         self.lost = True
+        if self._outlet is not None:
+            self._outlet.end()
         if self._look is not None:
             self._look.cancel()
         self.calls.close()
         self.events.close()
         self._drop_buffer()
-        self.server.partial -= self._kept
+        self._forget_kept()
         self.loop.call_later(_LAST_WRITES, self._end_session)
         self.streams.close(self._end_session)
         self.server.gone(self)
@@ -170,17 +175,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def send(self, *parts: bytes | memoryview) -> None:
         """Send parts of packets, at once as far as the client takes them."""
-        transport = self._transport
-        if transport is None or self.lost or transport.is_closing():
-            return
-        if len(parts) == 1:
-            transport.write(parts[0])
-            return
-        left = list(parts)
-        if not transport.get_write_buffer_size():
-            _skip(left, self._send_now(left))
-        if left:
-            transport.write(b"".join(left))
+        if self._outlet is not None and not self.lost:
+            self._outlet.send(*parts)
+
+    def send_from_thread(self, packet: bytes) -> bool:
+        """Send a small packet, if that can be done without waking the loop; tell whether it was.
+
+        From any thread.
+        """
+        return self._outlet is not None and self._outlet.send_from_thread(packet)
 
     def soon(self, call: Callable[..., None], *arguments: object) -> bool:
         """Have something called on the loop; return False if there is none. From any thread."""
@@ -239,6 +242,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None and not self.lost:
             if self._closing_since is None:
                 self._closing_since = self.loop.time()
+            self.send()  # what a thread could not send to its end
             self._transport.close()
 
     def hang_up(self, why: str) -> None:
@@ -250,12 +254,18 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Close at once."""
         self.calls.close()
+        self._forget_kept()
         if self._transport is not None:
             self._transport.abort()
 
     def end_work(self) -> None:
         """Cancel what the client began; the server is about to stop."""
         self._end_session()
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of incomplete messages and of waiting calls are kept."""
+        return self._kept
 
     @property
     def quiet(self) -> bool:
@@ -291,8 +301,8 @@ class Connection(asyncio.BufferedProtocol):
             self.streams.take(item)
         elif kind in (Kind.CALL, Kind.CALL_WITH_FDS):
             self.calls.take(item)
-        elif (pong := keepalive.answer(item.header)) is not None:
-            self.send(pong)
+        elif (pong := keepalive.answer(item.header)) is not None and not self._full:
+            self.send(pong)  # who does not read has no use for one more
         # All else is ignored, as libvirt does.
 
     def _settle_kept(self) -> None:
@@ -304,7 +314,11 @@ class Connection(asyncio.BufferedProtocol):
         self._kept = kept
         self.server.partial += grown
         if grown > 0 and self.server.partial > self.bounds.partial:
-            self.hang_up("incomplete messages take too much memory")
+            self.server.drop_largest()
+
+    def _forget_kept(self) -> None:
+        self.server.partial -= self._kept
+        self._kept = 0
 
     def _hold(self, why: _Held, held: bool) -> None:
         if held == (why in self._held) or self.lost or self._transport is None:
@@ -336,13 +350,6 @@ class Connection(asyncio.BufferedProtocol):
         if (due := self._timer.next) is not None:
             self._look = self.loop.call_at(due, self._look_at_timer)
 
-    def _send_now(self, parts: list[bytes | memoryview]) -> int:
-        """Send what the kernel takes without waiting; return how many bytes that was."""
-        try:
-            return self._socket.sendmsg(parts)
-        except OSError:
-            return 0  # nothing fits, or it is broken, which the transport finds out
-
     def _gone(self) -> bool:
         """Whether the client is gone, although it is not read."""
         poll = select.poll()
@@ -355,13 +362,3 @@ class Connection(asyncio.BufferedProtocol):
             self._session_ended = True
             self.movers.submit(self._handler.close)
 
-
-def _skip(parts: list[bytes | memoryview], sent: int) -> None:
-    """Remove the first *sent* bytes."""
-    done = 0
-    while done < len(parts) and sent >= len(parts[done]):
-        sent -= len(parts[done])
-        done += 1
-    del parts[:done]
-    if sent:
-        parts[0] = memoryview(parts[0])[sent:]

@@ -45,7 +45,15 @@ class Gate:
 
         :raise RPCError: the client has to prove first who it is.
         """
-        if not self.passed and procedure.access is not Access.ANYBODY:
+        if procedure.access is not Access.ANYBODY:
+            self.require_passed()
+
+    def require_passed(self) -> None:
+        """Raise if the client has not proved who it is.
+
+        :raise RPCError: it has not.
+        """
+        if not self.passed:
             raise RPCError("authentication required")
 
     def ways(self) -> AuthListRet:

@@ -19,7 +19,8 @@ class ServerLimits:
     max_clients: int = 5000
     #: connections that may wait to be accepted
     max_queued_clients: int = 1000
-    #: connections at once whose client has not proved who it is; more wait to be accepted
+    #: connections at once whose client has not proved who it is; more wait to be accepted; 0 is
+    #: no limit
     max_anonymous_clients: int = 20
     #: threads that are kept although there is no work
     min_workers: int = 5
@@ -49,7 +50,7 @@ class Bounds:
     anonymous_time: float = 60.0
     message_time: float = 30.0
     #: bytes a second
-    message_rate: int = 16 << 10
+    message_rate: int = 64 << 10
     #: what all clients together may have sent of messages that are not complete, or wait
     partial: int = 128 * MIB
     #: calls of one client that wait; what comes behind them is not read

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from storaged.errors import Domain, InternalError, StorageError
+from storaged.rpc.errors import RPCError
+from storaged.rpc.program import AnyProcedure
 from storaged.rpc.remote import AuthType
 from storaged.server.administered import ClientView
 from storaged.server.buffers import Buffers
@@ -221,9 +224,9 @@ class Server:
     def accepting(self) -> bool:
         """Whether there is room for a further client."""
         limits = self.limits
-        return (
-            len(self._clients) < limits.max_clients
-            and len(self._anonymous) < limits.max_anonymous_clients
+        return len(self._clients) < limits.max_clients and (
+            not limits.max_anonymous_clients  # no limit, as in libvirt
+            or len(self._anonymous) < limits.max_anonymous_clients
         )
 
     def handler(self, client: Connection) -> Handler:
@@ -243,12 +246,21 @@ class Server:
         self.settle()
 
     def gone(self, client: Connection) -> None:
-        """Take note that a client is gone."""
+        """Take note that a client is gone.
+
+        It counts as anonymous as long as somebody is asked about it: questions cost a thread.
+        """
         self._clients.pop(client.number, None)
-        self._anonymous.discard(client)
+        if not client.gate.asking:
+            self._anonymous.discard(client)
         if not self._clients:
             self._idle_since = time.monotonic()
         self.settle()
+
+    def drop_largest(self) -> None:
+        """Close the connection whose incomplete messages take the most memory."""
+        largest = max(self._clients.values(), key=lambda client: client.kept)
+        largest.hang_up("of all clients' messages, its incomplete ones take the most memory")
 
     def settle(self) -> None:
         """Listen or do not, as there is room."""
@@ -273,7 +285,20 @@ class _ServiceHandler:
     """What serves a client of the roles rw and ro."""
 
     def __init__(self, service: Service, session: Session) -> None:
-        self.procedure = service.procedure
+        self._service = service
+        self._session = session
         self.ready = session.ready
         self.call = session.call
         self.close = session.close
+
+    def procedure(self, program: int, number: int) -> AnyProcedure:
+        """Return a procedure by its numbers, or raise the error for what is not served."""
+        try:
+            return self._service.procedure(program, number, readonly=self._session.readonly)
+        except RPCError:
+            raise
+        except StorageError:
+            if self._session.is_open:
+                raise
+            refusal = InternalError("hypervisor connection not open", domain=Domain.RPC)
+            raise refusal from None

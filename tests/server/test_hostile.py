@@ -144,18 +144,18 @@ def test_silence_is_no_crime(daemon: Daemon) -> None:
 
 
 def test_budget_of_incomplete_messages(daemon: Daemon) -> None:
-    """Who exceeds what all may keep is hung up on, not the others."""
+    """Who keeps the most is hung up on when all exceed what they may keep, not who comes last."""
     daemon.pool()
     daemon.serve(Bounds(partial=3 << 20))
-    first, second = daemon.connect().open(), daemon.connect().open()
-    message = pack(REMOTE, 84, Kind.CALL, 3, payload=storage.Name("p").pack() + bytes(2 << 20))
-    first.send(message[:-1])
-    eventually(lambda: daemon.server.partial > 1 << 20)
-    with suppress(ConnectionError):
-        second.send(message[:-1])
-    assert second.hung_up()
-    first.send(message[-1:])
-    assert first.reply(3, storage.POOL_LOOKUP_BY_NAME).pool.name == "p"
+    hoarder, other = daemon.connect().open(), daemon.connect().open()
+    arguments = storage.Name("p").pack()
+    hoarder.send(pack(REMOTE, 84, Kind.CALL, 3, payload=arguments + bytes(5 << 19))[:-1])
+    eventually(lambda: daemon.server.partial > 2 << 20)
+    message = pack(REMOTE, 84, Kind.CALL, 3, payload=arguments + bytes(1 << 20))
+    other.send(message[:-1])
+    assert hoarder.hung_up()
+    other.send(message[-1:])
+    assert other.reply(3, storage.POOL_LOOKUP_BY_NAME).pool.name == "p"
     eventually(lambda: daemon.server.partial == 0)
 
 

@@ -103,8 +103,20 @@ def test_refusals_of_the_protocol(served: Daemon) -> None:
     code, domain, message = answer(pack(REMOTE, 84, Kind.CALL, 8, payload=words(100)))
     assert (code, domain) == (39, 7)
     assert "decode message payload" in message
-    assert answer(pack(REMOTE, 16, Kind.CALL, 9))[:2] == (3, Domain.DOMAIN)
-    assert peer.open().pool().name == "p"
+    code, domain, message = answer(pack(REMOTE, 16, Kind.CALL, 9))
+    assert (code, domain) == (1, Domain.RPC)
+    assert message == "internal error: hypervisor connection not open"
+    peer.open()
+    assert answer(pack(REMOTE, 16, Kind.CALL, 10))[:2] == (3, Domain.DOMAIN)
+    assert peer.pool().name == "p"
+
+
+def test_what_is_not_served_through_a_connection_that_only_reads(served: Daemon) -> None:
+    peer = served.connect("ro").open()
+    peer.send(pack(REMOTE, 10, Kind.CALL, 9))  # virDomainCreateXML
+    error = RemoteError.unpack(peer.receive()[1])
+    assert (error.code, error.domain) == (29, Domain.DOMAIN)
+    assert error.str2 == "read only access prevents virDomainCreateXML"
 
 
 def test_odd_packets_are_ignored(served: Daemon) -> None:
