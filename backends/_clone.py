@@ -70,7 +70,8 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
     ) -> VolumeRecord:
         record = source.record
         with self.opened_target() as directory, _unwritten(volume, source):
-            with self.new_volume(directory, volume, job) as target:
+            with self.new_volume(directory, volume, job) as file:
+                target = file.fd
                 copy = FileHandle(target, owned=False)
                 with system_errors(f"cannot copy '{record.name}' to '{self.path_of(volume.name)}'"):
                     self._copy(volume, source, target, job, reflink=reflink)

@@ -6,6 +6,7 @@ A new volume of format iso is an empty sparse file, as in libvirt, for an image 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -15,12 +16,14 @@ from storaged.backends import _plan
 from storaged.backends._backing import settle_backing
 from storaged.backends._image import OpensImages, format_errors
 from storaged.backends._newfile import (
+    NewFile,
     can_be_unnamed,
     new_file,
     part_name,
     remove_leftovers,
     taken_names,
 )
+from storaged.backends._record import Recorder
 from storaged.errors import NameTaken, SystemFailure, system_errors
 from storaged.formats import raw, syscalls
 from storaged.formats.file import FileHandle
@@ -69,8 +72,10 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             if volume.type is VolumeType.DIR:
                 self._make_directory(directory, volume)
             else:
-                with self.new_volume(directory, volume, job) as fd:
-                    self._fill(FileHandle(fd, owned=False), volume, job, preallocate_metadata)
+                with self.new_volume(directory, volume, job) as file:
+                    self._fill(FileHandle(file.fd, owned=False), volume, job, preallocate_metadata)
+                if file.status is not None and volume.format not in _IMAGES:
+                    return Recorder().of_plain(volume.name, file.status)
             return self.read_again(directory, volume.name)
 
     def check_free(self, directory: int, name: str) -> None:
@@ -86,20 +91,20 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             raise NameTaken(f"volume target path '{path}' already exists")
 
     @contextmanager
-    def new_volume(self, directory: int, volume: VolumeDef, job: Job[Any]) -> Iterator[int]:
+    def new_volume(self, directory: int, volume: VolumeDef, job: Job[Any]) -> Iterator[NewFile]:
         """Open the file of a new volume; after the block it has its name, or is gone.
 
         :raise NameTaken: somebody else made a file of that name meanwhile.
         :raise SystemFailure: the kernel refused a step.
         """
-        part = part_name(self.host.id, job.id)
+        part = "" if self._unnamed else part_name(self.host.id, job.id)
         with taken_names(self.path_of(volume.name), volume.name):
             if self._unnamed is None:
                 self._unnamed = can_be_unnamed(directory, part)
             with new_file(directory, part, unnamed=self._unnamed) as file:
                 if volume.nocow:
                     self._set_nocow(file.fd, volume)
-                yield file.fd
+                yield file
                 self.set_permissions(file.fd, volume.permissions)
                 self.sync(file.fd)
                 job.checkpoint()
@@ -121,7 +126,9 @@ class CreatesFiles(OpensImages, CreatesVolumes):
         differs = owner not in (-1, status.st_uid) or group not in (-1, status.st_gid)
         if differs and not self.host.session:
             os.fchown(fd, owner, group)
-        os.fchmod(fd, DEFAULT_MODE if permissions.mode is None else permissions.mode)
+        mode = DEFAULT_MODE if permissions.mode is None else permissions.mode
+        if differs or stat.S_IMODE(status.st_mode) != mode:  # a new owner takes special bits away
+            os.fchmod(fd, mode)
 
     def _fill(
         self, handle: FileHandle, volume: VolumeDef, job: Job[Any], preallocate_metadata: bool

@@ -77,6 +77,8 @@ class NewFile:
 
     def __init__(self, fd: int, directory: int, part: str | None) -> None:
         self.fd = fd
+        #: what the kernel said of the file once it had its name; None before, or if it did not
+        self.status: os.stat_result | None = None
         self._directory = directory
         self._part = part
 
@@ -87,8 +89,13 @@ class NewFile:
         """
         if self._part is None:
             self._retried(lambda: syscalls.link_unnamed(self.fd, self._directory, name))
-            return
-        part = self._part
+        else:
+            self._rename(self._part, name)
+            self._part = None
+        with suppress(OSError):  # it is there, whatever a file server says now
+            self.status = os.fstat(self.fd)
+
+    def _rename(self, part: str, name: str) -> None:
         try:
             syscalls.rename_noreplace(self._directory, part, name)
         except OSError as err:
@@ -97,7 +104,6 @@ class NewFile:
             at = self._directory
             self._retried(lambda: os.link(part, name, src_dir_fd=at, dst_dir_fd=at))
             os.unlink(part, dir_fd=at)
-        self._part = None
 
     def discard(self) -> None:
         """Remove what has no final name yet."""
@@ -108,7 +114,7 @@ class NewFile:
 
     def _retried(self, link: Callable[[], None]) -> None:
         """Make a link; over NFS the answer to the first try may be lost, and the second fails."""
-        before = os.fstat(self.fd).st_nlink
+        before = 0 if self._part is None else os.fstat(self.fd).st_nlink
         try:
             link()
         except FileExistsError:

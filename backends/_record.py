@@ -87,15 +87,20 @@ class Recorder:
         """
         size = status.st_size
         image = self._prober.probe_fd(fd, size)
-        permissions = self.permissions(status)
         if image is None:
-            return VolumeRecord(
-                name, size, status.st_blocks * BLOCK, size, "raw", VolumeType.FILE,
-                stamp_of(status), permissions,
-            )  # fmt: skip
+            return self.of_plain(name, status)
+        permissions = self.permissions(status)
         return self._of_image(
             image, name, status.st_blocks * BLOCK, size, stamp_of(status), permissions
         )
+
+    def of_plain(self, name: str, status: os.stat_result) -> VolumeRecord:
+        """Return the record of a regular file that is known to hold no image."""
+        size = status.st_size
+        return VolumeRecord(
+            name, size, status.st_blocks * BLOCK, size, "raw", VolumeType.FILE,
+            stamp_of(status), self.permissions(status),
+        )  # fmt: skip
 
     def of_device(self, name: str, fd: int, status: os.stat_result) -> VolumeRecord:
         """Return the record of an open block device, which libvirt lists as a file.

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from storaged import mounts
@@ -96,26 +95,30 @@ class TargetDirectory(Backend, Anchored):
                 f"the recorded identity of '{self.target}' cannot be read: {sorted(anchor)}"
             ) from err
 
-    @contextmanager
-    def opened_target(self, *, verify: bool = True) -> Iterator[int]:
+    def opened_target(self, *, verify: bool = True) -> OpenedTarget:
         """Open the target for one piece of work.
 
         :param verify: make sure that it is the one of `hold`.
         :raise SystemFailure: it cannot be opened.
         :raise TargetChanged: it is another directory, or on another file system, than before.
         """
-        name = self.definition.name
+        return OpenedTarget(self, verify=verify)
+
+    def open_target(self, *, verify: bool) -> int:
+        """Open the target as `opened_target` does, for who closes it."""
+        target = self.target
         with system_errors(
-            f"cannot open directory '{self.target}'",
-            advice=f"If it has to be made: storagectl pool build {name}",
+            f"cannot open directory '{target}'",
+            advice=f"If it has to be made: storagectl pool build {self.definition.name}",
         ):
-            directory = os.open(self.target, _DIRECTORY)
-        try:
-            if verify:
+            directory = os.open(target, _DIRECTORY)
+        if verify:
+            try:
                 self._verify(directory)
-            yield directory
-        finally:
-            os.close(directory)
+            except BaseException:
+                os.close(directory)
+                raise
+        return directory
 
     def target_problem(self, directory: int) -> str | None:
         """Say what is wrong with the opened target's identity, or None."""
@@ -131,13 +134,30 @@ class TargetDirectory(Backend, Anchored):
             return
         with system_errors(f"cannot open directory '{self.target}'"):
             status = os.fstat(directory)
-            very_same = (status.st_dev, status.st_ino) == (held.device, held.inode)
+            very_same = status.st_ino == held.inode and status.st_dev == held.device
             if very_same and os.fstatvfs(directory).f_fsid == held.file_system:
                 return
         found = read_anchor(directory)
         if not found.is_same_storage(held):
             raise _changed(self.definition.name, self.target, held, found)
         self._held = found
+
+
+class OpenedTarget:
+    """The target of a pool while one piece of work needs it; as a context it is a descriptor."""
+
+    __slots__ = ("_directory", "_pool", "_verify")
+
+    def __init__(self, pool: TargetDirectory, *, verify: bool) -> None:
+        self._pool = pool
+        self._verify = verify
+
+    def __enter__(self) -> int:
+        self._directory = self._pool.open_target(verify=self._verify)
+        return self._directory
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        os.close(self._directory)
 
 
 def read_anchor(directory: int) -> Anchor:

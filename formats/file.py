@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -76,6 +76,29 @@ class FileHandle:
         with memoryview(data).cast("B") as view:
             while done < len(view):
                 done += os.pwrite(self._fd, view[done:], offset + done)
+
+    def pwritev(self, parts: Sequence[Bytes], offset: int) -> None:
+        """Write all of several pieces, at most 1024, one behind the other from *offset* on."""
+        done = os.pwritev(self._fd, parts, offset)
+        if done == sum(map(len, parts)):
+            return
+        for part in parts:
+            with memoryview(part).cast("B") as view:
+                if done < len(view):
+                    self.pwrite(view[done:], offset + done)
+                offset += len(view)
+                done = max(done - len(view), 0)
+
+    def begin_writing_back(self, offset: int, length: int) -> bool:
+        """Have the disk get to work on a stretch that was written; False if that cannot be done.
+
+        What fails on the disk is told by the call that makes the data durable.
+        """
+        try:
+            syscalls.begin_writing_back(self._fd, offset, length)
+        except OSError:
+            return False
+        return True
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool = True) -> None:
         """Make a stretch read as zeros; a file grows where needed.

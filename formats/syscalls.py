@@ -22,6 +22,8 @@ FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
 FALLOC_FL_ZERO_RANGE = 0x10
 
+_SYNC_FILE_RANGE_WRITE = 0x2
+
 RENAME_NOREPLACE = 0x1
 
 #: ``FS_IOC_GETFLAGS``, ``FS_IOC_SETFLAGS`` (64-bit) and the flag that turns copy on write off
@@ -85,6 +87,20 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
         with suppress(InterruptedError):
             _checked(call(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
             return
+
+
+def begin_writing_back(fd: int, offset: int, length: int) -> None:
+    """Have the kernel begin to write a stretch of its cache to the disk, without waiting for that.
+
+    The call may wait nevertheless, where more is under way than the disk takes. It makes nothing
+    durable: `os.fdatasync` does, and tells of what failed meanwhile.
+
+    :raise OSError: the file system has no such call.
+    """
+    import ctypes
+
+    start, size = ctypes.c_int64(offset), ctypes.c_int64(length)
+    _checked(_libc().sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE))
 
 
 def ficlone(target: int, source: int) -> None:

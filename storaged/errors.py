@@ -37,7 +37,6 @@
     └── VolumeExists            90
 
 What only a daemon and its clients meet is in `storaged.rpc.errors`.
-
 The message (``str(error)``) is libvirt's text alone, because clients of libvirt compare it. What
 storaged has to add, the next step and who stands in the way, is `StorageError.advice`.
 
@@ -48,8 +47,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 from typing import ClassVar
 
@@ -386,14 +383,18 @@ def where(element: str | None, line: int | None) -> str | None:
     return f"See <{element}>" + (f" in line {line}." if line is not None else ".")
 
 
-@contextmanager
-def system_errors(doing: str, *, advice: str | None = None) -> Iterator[None]:
+class system_errors:  # noqa: N801 -- used like a function; no generator, for it is everywhere
     """Translate `OSError` into `SystemFailure`: the one place where that is done.
 
     :param doing: what is tried, in libvirt's words, such as ``cannot open directory '/d'``.
     :raise SystemFailure: for every `OSError` of the block, chained to it.
     """
-    try:
-        yield
-    except OSError as err:
-        raise SystemFailure(doing, err.errno or errno.EIO, advice=advice) from err
+
+    def __init__(self, doing: str, *, advice: str | None = None) -> None:
+        self._doing, self._advice = doing, advice
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, err: BaseException | None, trace: object) -> None:
+        if isinstance(err, OSError):
+            raise SystemFailure(self._doing, err.errno or errno.EIO, advice=self._advice) from err

@@ -53,7 +53,110 @@ class Progress:
     elapsed: float
 
 
-class Job(Generic[T]):
+class Pending(Generic[T]):
+    """A result to come: what a question is answered with that must not wait for the answer.
+
+    It costs next to nothing until somebody waits.
+
+    :param kind: what brings the result, a verb.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._lock = threading.Lock()
+        self._over = False
+        #: made by the first who waits
+        self._waited: threading.Event | None = None
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._convert: Callable[[T], object] | None = None
+        self._end_hooks: list[Callable[[], None]] = []
+
+    def finish(self, result: T) -> None:
+        """End it with *result*. Only the first end counts."""
+        self._end(result, None)
+
+    def fail(self, error: BaseException) -> None:
+        """End it with *error*, which `result` will raise."""
+        self._end(None, error)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is an outcome."""
+        return self._over
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it failed with, None before the end and after a success."""
+        return self._error
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; return whether it came within *timeout* seconds."""
+        if self._over:
+            return True
+        with self._lock:
+            if self._over:
+                return True
+            if self._waited is None:
+                self._waited = threading.Event()
+            waited = self._waited
+        return waited.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the end and return what came of it.
+
+        :raise Timeout: if *timeout* seconds passed; the work goes on.
+        :raise BaseException: whatever the work raised.
+        """
+        if not self._over and not self.wait(timeout):
+            raise Timeout(f"{self.kind} has not ended within {timeout:g} s")
+        if self._error is not None:
+            raise self._error
+        found = cast(T, self._result)
+        return found if self._convert is None else cast(T, self._convert(found))
+
+    def complete(self) -> T:
+        """Return the result of what was begun for the caller alone."""
+        return self.result()
+
+    def giving(self, convert: Callable[[T], U]) -> Pending[U]:
+        """Have `result` return what *convert* makes of the result; for who began it.
+
+        :returns: this same object, typed as giving that.
+        """
+        self._convert = convert
+        return cast("Pending[U]", self)
+
+    def on_end(self, hook: Callable[[], None]) -> None:
+        """Have *hook* called after the end, at once if it has come.
+
+        What it raises is logged.
+        """
+        with self._lock:
+            if not self._over:
+                self._end_hooks.append(hook)
+                return
+        _tell(hook)
+
+    def _end(self, result: T | None, error: BaseException | None) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._result, self._error = result, error
+            self._settle()
+            self._over = True
+            waited, hooks = self._waited, self._end_hooks
+            self._end_hooks = []
+        if waited is not None:
+            waited.set()
+        for hook in hooks:
+            _tell(hook)
+
+    def _settle(self) -> None:
+        """Take note of the outcome before anybody sees it. Called with the lock held."""
+
+
+class Job(Pending[T]):
     """One piece of long work.
 
     :param kind: what it does, a verb: create, clone, wipe, upload ...
@@ -62,8 +165,8 @@ class Job(Generic[T]):
     """
 
     def __init__(self, kind: str, pool: str = "", volume: str | None = None) -> None:
+        super().__init__(kind)
         self.id = next(_ids)
-        self.kind = kind
         self.pool = pool
         self.volume = volume
         self.done = 0
@@ -75,14 +178,8 @@ class Job(Generic[T]):
         self._reported = 0.0
         self._yielded = self.beat + YIELD_AFTER
         self._cancelled = False
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-        self._convert: Callable[[T], object] | None = None
         self._subscribers: list[Callable[[Progress], None]] = []
         self._cancel_hooks: list[Callable[[], None]] = []
-        self._end_hooks: list[Callable[[], None]] = []
 
     # What the work calls
 
@@ -121,36 +218,17 @@ class Job(Generic[T]):
         _tell(hook)
         return lambda: None
 
-    def finish(self, result: T) -> None:
-        """End the job with *result*. Only the first end of a job counts."""
-        self._end(JobState.DONE, result, None)
-
-    def fail(self, error: BaseException) -> None:
-        """End the job with *error*, which `result` will raise."""
-        state = JobState.CANCELLED if isinstance(error, Cancelled) else JobState.FAILED
-        self._end(state, None, error)
-
     # What others call
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is an outcome."""
-        return self._ended.is_set()
 
     @property
     def cancelling(self) -> bool:
         """Whether `cancel` was called."""
         return self._cancelled
 
-    @property
-    def error(self) -> BaseException | None:
-        """What the job failed with, None while it runs and after a success."""
-        return self._error
-
     def cancel(self) -> None:
         """Ask the work to stop at its next checkpoint. It may still finish first."""
         with self._lock:
-            if self._cancelled or self._ended.is_set():
+            if self._cancelled or self._over:
                 return
             self._cancelled = True
             hooks, self._cancel_hooks = self._cancel_hooks, []
@@ -160,23 +238,6 @@ class Job(Generic[T]):
     def silent_for(self) -> float:
         """Return the seconds since the last sign of life."""
         return time.monotonic() - self.beat
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end; return whether it came within *timeout* seconds."""
-        return self._ended.wait(timeout)
-
-    def result(self, timeout: float | None = None) -> T:
-        """Wait for the end and return what the work returned.
-
-        :raise Timeout: if *timeout* seconds passed; the job goes on.
-        :raise BaseException: whatever the work raised.
-        """
-        if not self._ended.wait(timeout):
-            raise Timeout(f"{self.kind} has not ended within {timeout:g} s")
-        if self._error is not None:
-            raise self._error
-        found = cast(T, self._result)
-        return found if self._convert is None else cast(T, self._convert(found))
 
     def complete(self) -> T:
         """Return the result of a job that runs for the caller alone.
@@ -190,11 +251,8 @@ class Job(Generic[T]):
             raise
 
     def giving(self, convert: Callable[[T], U]) -> Job[U]:
-        """Have `result` return what *convert* makes of the result; for who started the job.
-
-        :returns: this same job, typed as giving that.
-        """
-        self._convert = convert
+        """As in `Pending`: this same job, typed as giving that."""
+        super().giving(convert)
         return cast("Job[U]", self)
 
     def progress(self) -> Progress:
@@ -213,26 +271,15 @@ class Job(Generic[T]):
         :returns: a function that ends the subscription.
         """
         with self._lock:
-            if not self._ended.is_set():
+            if not self._over:
                 self._subscribers.append(subscriber)
                 return lambda: self._discard(self._subscribers, subscriber)
         _tell(subscriber, self.progress())
         return lambda: None
 
-    def on_end(self, hook: Callable[[], None]) -> None:
-        """Have *hook* called after the end, at once if the job has ended.
-
-        What it raises is logged.
-        """
-        with self._lock:
-            if not self._ended.is_set():
-                self._end_hooks.append(hook)
-                return
-        _tell(hook)
-
     def __iter__(self) -> Iterator[Progress]:
         """Yield the progress five times a second until the end, the last one included."""
-        while not self._ended.wait(REPORT_INTERVAL):
+        while not self.wait(REPORT_INTERVAL):
             yield self.progress()
         yield self.progress()
 
@@ -244,17 +291,16 @@ class Job(Generic[T]):
         for subscriber in tuple(self._subscribers):
             _tell(subscriber, progress)
 
-    def _end(self, state: JobState, result: T | None, error: BaseException | None) -> None:
-        with self._lock:
-            if self._ended.is_set():
-                return
-            self._result, self._error, self.state = result, error, state
-            self._cancel_hooks.clear()
-            self._ended.set()
-            hooks, self._end_hooks = self._end_hooks, []
-        self._report()
-        for hook in hooks:
-            _tell(hook)
+    def _settle(self) -> None:
+        if self._error is None:
+            self.state = JobState.DONE
+        elif isinstance(self._error, Cancelled):
+            self.state = JobState.CANCELLED
+        else:
+            self.state = JobState.FAILED
+        self._cancel_hooks.clear()
+        if self._subscribers:
+            self._end_hooks.insert(0, self._report)
 
     def _discard(self, hooks: list[Callable[..., None]], hook: Callable[..., None]) -> None:
         with self._lock:

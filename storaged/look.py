@@ -7,6 +7,7 @@ goes on by itself; the query answers with the last known facts.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from storaged.backend import Figures, LooksAtVolumes
@@ -68,8 +69,15 @@ class Looks:
                 return Sight(known, fresh=True)
             if self._slow():
                 return Sight(known, fresh=False)
-            job = self._under_way.get(name) or self._begin(name)
-            return Sight(known, fresh=False) if job is None else job
+            job = self._under_way.get(name)
+            if job is None:
+                job = Job("look", pool.name, name)
+                try:
+                    pool.workers.submit(job, partial(self._work, pool.epoch))
+                except OperationFailed:
+                    return Sight(known, fresh=False)
+                self._under_way[name] = job
+            return job
 
     def describe(self, record: VolumeRecord) -> VolumeDef | None:
         """Return all there is to say of a volume; None if the storage does not answer in time."""
@@ -122,42 +130,39 @@ class Looks:
         """
         if self._epoch != self._pool.epoch:  # what hung before a stop says nothing of what is now
             self._epoch, self._under_way, self._described = self._pool.epoch, {}, {}
+        if not self._under_way and not self._described:
+            return False
         jobs: list[Job[Any]] = [*self._under_way.values()]
         jobs += [job for _, job in self._described.values()]
         return any(job.silent_for() > 4 * PATIENCE for job in jobs)
 
-    def _begin(self, name: str) -> Job[VolumeRecord | None] | None:
-        pool, epoch = self._pool, self._pool.epoch
-        job: Job[VolumeRecord | None] = Job("look", pool.name, name)
-        try:
-            pool.workers.submit(job, lambda job: self._work(name, job, epoch))
-        except OperationFailed:
-            return None
-        self._under_way[name] = job
-        return job
-
-    def _work(self, name: str, job: Job[VolumeRecord | None], epoch: int) -> VolumeRecord | None:
-        pool = self._pool
+    def _work(self, epoch: int, job: Job[VolumeRecord | None]) -> VolumeRecord | None:
+        pool, name = self._pool, job.volume or ""
         backend = pool.backend
         assert isinstance(backend, LooksAtVolumes)  # noqa: S101 -- `look` has tested it
         known = pool.index.get(name)
         try:
             found = backend.look(name, known)
-        finally:
+        except BaseException:
             with pool.lock:
-                if self._under_way.get(name) is job:
-                    del self._under_way[name]
+                self._forget(name, job)
+            raise
         with pool.lock:
+            self._forget(name, job)
             if pool.epoch != epoch:
                 raise OperationInvalid(f"storage pool '{pool.name}' is not active")
             current = pool.index.get(name)
-            if pool.leases.writer(name) is not None or current is not known:
+            if current is not known or pool.leases.writer(name) is not None:
                 return current
             if found is not None and found is not known:
                 pool.put(found)
             elif found is None and known is not None and known.problem != VANISHED:
                 pool.put(replace(known, problem=VANISHED, stamp=b""))
         return found
+
+    def _forget(self, name: str, job: Job[Any]) -> None:
+        if self._under_way.get(name) is job:
+            del self._under_way[name]
 
     def _describe(
         self, backend: LooksAtVolumes, record: VolumeRecord, job: Job[VolumeDef]

@@ -55,7 +55,7 @@ class Making:
             pool.jobs[job.id] = job
             pool.touch(name)
             if name not in pool.index and isinstance(pool.backend, Anchored):
-                self._announce(replace(request, path=None, key=None))
+                self._announce(request, key=None, path=None)
 
     def ending(self, job: Job[Any]) -> Callable[[], None]:
         """Return what ends what `reserve` began, whatever came of it, with the lock held.
@@ -86,10 +86,16 @@ class Making:
         :raise StorageError: *taken*, if there is such a volume; whatever *plan* and *make* raise.
         """
         pool = self._pool
-        self._require_free(name, taken)
-        planned = plan()
+        known = pool.index.get(name)
+        if known is not None and known is not self._announced.get(name):
+            self._require_free(name, taken)
+        try:
+            planned = plan()  # it looks whether anything stands at the path
+        except StorageError:
+            self._require_free(name, taken)  # a volume of that name is what is reported first
+            raise
         with pool.lock:
-            self._announce(planned)
+            self._announce(planned, key=planned.key, path=planned.path)
         made = make(planned)
         with pool.lock:
             pool.put(made)
@@ -115,18 +121,20 @@ class Making:
             taken.advice = f"It is at {pool.path_of(found)}, with {format_size(found.capacity)}."
             raise taken
 
-    def _announce(self, volume: VolumeDef) -> None:
-        """List a volume that is not there yet. Call it with the lock held."""
-        derived = self._pool.path_of(replace(volume, path=None))
-        own_path = volume.path not in (None, derived)
+    def _announce(self, volume: VolumeDef, *, key: str | None, path: str | None) -> None:
+        """List a volume that is not there yet. Call it with the lock held.
+
+        :param key: None is that of every volume of this name, as for *path*.
+        """
+        derived = f"{self._pool.target}/{volume.name}"
         self._announced[volume.name] = record = VolumeRecord(
             name=volume.name,
             capacity=volume.capacity,
             allocation=0,
             format=volume.format,
             type=volume.type,
-            key=None if volume.key in (None, derived) else volume.key,
-            path=volume.path if own_path else None,
+            key=None if key == derived else key,
+            path=None if path == derived else path,
             permissions=volume.permissions,
         )
         self._pool.put(record)

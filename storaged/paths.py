@@ -113,7 +113,7 @@ class Paths:
 
     def policy_file(self, name: str) -> Path:
         """Return where the defaults for new volumes of a pool lie."""
-        return self.settings / "pools" / _entry(name, ".toml")
+        return self.settings.joinpath("pools", _entry(name, ".toml"))
 
     def anchor_file(self, uuid: UUID) -> Path:
         """Return where it is kept what identifies the target of an active pool."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
 from storaged.backend import Hole, LooksAtVolumes, Sink, Source, Transfers
 from storaged.errors import InvalidArgument, StorageError
+from storaged.flow import write_all
 from storaged.formats.handle import Bytes
 from storaged.job import Job
 from storaged.model import VolumeRecord
@@ -148,6 +149,9 @@ class _LeasedSink:
 
     def write(self, data: Bytes) -> None:
         self._sink.write(data)
+
+    def write_many(self, parts: Sequence[Bytes]) -> None:
+        write_all(self._sink, parts)
 
     def hole(self, length: int) -> None:
         self._sink.hole(length)

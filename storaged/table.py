@@ -6,6 +6,7 @@ caller's definition lock, which is never held while storage is touched.
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from uuid import UUID
 
 from storaged.errors import NoSuchPool, OperationInvalid, PoolExists
@@ -146,16 +147,16 @@ class PoolTable:
         )
 
     def _known(self) -> str:
-        names = sorted(self._by_name)
-        if not names:
+        found = nsmallest(9, list(self._by_name.items()))
+        if not found:
             return (
                 "There are no pools here. To make one: "
                 "storagectl pool ensure default --type dir --target DIRECTORY"
             )
         shown = ", ".join(
-            name + ("" if self._by_name[name].pool.active else " (inactive)") for name in names[:8]
+            name + ("" if volumes.pool.active else " (inactive)") for name, volumes in found[:8]
         )
-        return f"The pools here are: {shown}{' ...' if len(names) > 8 else ''}."
+        return f"The pools here are: {shown}{' ...' if len(found) > 8 else ''}."
 
 
 def conflict(one: PoolDef, other: PoolDef) -> bool:

@@ -6,10 +6,10 @@ the facts of one volume.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Self, TypeVar
 
 from storaged import volxml
 from storaged.backend import Anchored
@@ -18,7 +18,7 @@ from storaged.errors import (
     OperationInvalid,
     StorageError,
 )
-from storaged.job import Job
+from storaged.job import Pending
 from storaged.look import VANISHED, Sight
 from storaged.model import PoolRef, VolumeDef, VolumeInfo, VolumeRecord, VolumeRef
 from storaged.pool import PoolObject
@@ -26,6 +26,9 @@ from storaged.poolstate import Services
 from storaged.rules import sanitise_path
 from storaged.table import PoolTable
 from storaged.volumes import Volumes
+from storaged.worker import Deadlines
+
+T = TypeVar("T")
 
 #: A volume is being made by a job of one of these kinds.
 _BUILDING = ("create", "clone")
@@ -120,35 +123,29 @@ class VolumeQueries:
 
         :raise NoSuchVolume: there is none.
         """
-        volumes, seen = self._seen(ref)
-        return _info(volumes, seen.record)
+        volumes, record, _ = self._seen(ref)
+        return _info(volumes, record)
 
-    def volume_info_job(self, ref: VolumeRef) -> Job[VolumeInfo]:
-        """As `volume_info`, as a job that ends by itself within the time that a look may take.
+    def volume_info_job(self, ref: VolumeRef) -> Pending[VolumeInfo]:
+        """As `volume_info`, for who must not wait: it ends within the time that a look may take.
 
         It needs no thread that waits. A volume that is not known is looked for first, which waits.
         """
         volumes = self._table.by_ref(ref.pool)
-        known = volumes.find(ref.name)
-        job: Job[VolumeInfo] = Job("look", ref.pool.name, ref.name)
-        self._after_look(job, volumes, known, lambda s: job.finish(_info(volumes, s.record)))
-        return job
+        return _InfoLook(volumes, volumes.find(ref.name)).begin(self._services.deadlines)
 
-    def volume_xml_job(self, ref: VolumeRef) -> Job[str]:
+    def volume_xml_job(self, ref: VolumeRef) -> Pending[str]:
         """As `volume_xml`, in the way of `volume_info_job`."""
         volumes = self._table.by_ref(ref.pool)
-        known = volumes.find(ref.name)
-        job: Job[str] = Job("look", ref.pool.name, ref.name)
-        self._after_look(job, volumes, known, lambda seen: self._describe(job, volumes, seen))
-        return job
+        return _XMLLook(volumes, volumes.find(ref.name)).begin(self._services.deadlines)
 
     def volume_definition(self, ref: VolumeRef) -> VolumeDef:
         """Return all there is to say of a volume, after one fresh look."""
-        volumes, seen = self._seen(ref)
+        volumes, record, fresh = self._seen(ref)
         found = None
-        if seen.fresh and not _info(volumes, seen.record).building:
-            found = volumes.looks.describe(seen.record)
-        return _definition(volumes, seen.record, found)
+        if fresh and not _info(volumes, record).building:
+            found = volumes.looks.describe(record)
+        return _definition(volumes, record, found)
 
     def volume_xml(self, ref: VolumeRef) -> str:
         """Return the XML of a volume, after one fresh look."""
@@ -166,52 +163,12 @@ class VolumeQueries:
         volumes.scans.require_one()
         return volumes
 
-    def _seen(self, ref: VolumeRef) -> tuple[Volumes, _Seen]:
+    def _seen(self, ref: VolumeRef) -> tuple[Volumes, VolumeRecord, bool]:
+        """Return a volume's pool, its facts, and whether they are fresh."""
         volumes = self._table.by_ref(ref.pool)
         known = volumes.find(ref.name)
-        return volumes, _judged(volumes, known, volumes.looks.look(ref.name))
-
-    def _after_look(
-        self,
-        job: Job[Any],
-        volumes: Volumes,
-        known: VolumeRecord,
-        then: Callable[[_Seen], None],
-    ) -> None:
-        """Have *then* called with what a look found; what fails fails the job."""
-
-        def settle(sight: Sight) -> None:
-            then(_judged(volumes, known, sight))
-
-        begun = volumes.looks.begin(known.name)
-        if isinstance(begun, Sight):
-            _failing(job, lambda: settle(begun))
-            return
-        look = begun
-        look.on_end(lambda: _failing(job, lambda: settle(Sight(look.result(), fresh=True))))
-        if not look.ended:
-            self._services.deadlines.add(
-                look, lambda: _failing(job, lambda: settle(volumes.looks.last_known(known.name)))
-            )
-
-    def _describe(self, job: Job[str], volumes: Volumes, seen: _Seen) -> None:
-        """End *job* with the XML of a volume that was looked at."""
-        record = seen.record
-        pool_type = volumes.pool.snapshot.definition.type
-
-        def finish(found: VolumeDef | None) -> None:
-            job.finish(volxml.format_volume(_definition(volumes, record, found), pool_type))
-
-        described = None
-        if seen.fresh and not _info(volumes, record).building:
-            described = volumes.looks.begin_describing(record)
-        if described is None:
-            finish(None)
-            return
-        look = described
-        look.on_end(lambda: _failing(job, lambda: finish(look.result())))
-        if not look.ended:
-            self._services.deadlines.add(look, lambda: _failing(job, lambda: finish(None)))
+        sight = volumes.looks.look(ref.name)
+        return volumes, _judged(volumes, known, sight), sight.fresh
 
     def _find(self, wanted: str, *, by_key: bool) -> VolumeRef | None:
         directory, _, name = wanted.rpartition("/")
@@ -248,18 +205,97 @@ class VolumeQueries:
         return "No pool has this directory as its target."
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A volume that is there: its facts, and whether they are fresh."""
+class _AfterLook(Pending[T], ABC):
+    """An answer that follows from a look at a volume.
 
-    record: VolumeRecord
-    fresh: bool
+    :param known: what was known of the volume before.
+    """
+
+    def __init__(self, volumes: Volumes, known: VolumeRecord) -> None:
+        super().__init__("look")
+        self._volumes = volumes
+        self._known = known
+
+    def begin(self, deadlines: Deadlines) -> Self:
+        """Begin the look; it is not waited for longer than *deadlines* allow."""
+        self._deadlines = deadlines
+        begun = self._volumes.looks.begin(self._known.name)
+        if isinstance(begun, Sight):
+            self._take(begun)
+            return self
+        self._look = begun
+        begun.on_end(self._take_look)
+        if not begun.ended:
+            deadlines.add(begun, self._take_known)
+        return self
+
+    @abstractmethod
+    def conclude(self, record: VolumeRecord, *, fresh: bool) -> None:
+        """Make the answer of what was found. What it raises ends the call."""
+
+    def _take_look(self) -> None:
+        try:
+            sight = Sight(self._look.result(), fresh=True)
+        except BaseException as err:
+            self.fail(err)
+        else:
+            self._take(sight)
+
+    def _take_known(self) -> None:
+        self._take(self._volumes.looks.last_known(self._known.name))
+
+    def _take(self, sight: Sight) -> None:
+        try:
+            self.conclude(_judged(self._volumes, self._known, sight), fresh=sight.fresh)
+        except BaseException as err:
+            self.fail(err)
+
+
+class _InfoLook(_AfterLook[VolumeInfo]):
+    """The figures of a volume."""
+
+    def conclude(self, record: VolumeRecord, *, fresh: bool) -> None:
+        self.finish(_info(self._volumes, record))
+
+
+class _XMLLook(_AfterLook[str]):
+    """The document of a volume: it is described after the look."""
+
+    def conclude(self, record: VolumeRecord, *, fresh: bool) -> None:
+        self._record = record
+        described = None
+        if fresh and not _info(self._volumes, record).building:
+            described = self._volumes.looks.begin_describing(record)
+        if described is None:
+            self._finish(None)
+            return
+        self._described = described
+        described.on_end(self._take_description)
+        if not described.ended:
+            self._deadlines.add(described, self._do_without)
+
+    def _take_description(self) -> None:
+        try:
+            self._finish(self._described.result())
+        except BaseException as err:
+            self.fail(err)
+
+    def _do_without(self) -> None:
+        try:
+            self._finish(None)
+        except BaseException as err:
+            self.fail(err)
+
+    def _finish(self, found: VolumeDef | None) -> None:
+        pool_type = self._volumes.pool.snapshot.definition.type
+        definition = _definition(self._volumes, self._record, found)
+        self.finish(volxml.format_volume(definition, pool_type))
 
 
 VANISHED_ADVICE = "Somebody removed it since the last refresh."
 
 
-def _judged(volumes: Volumes, known: VolumeRecord, sight: Sight) -> _Seen:
+def _judged(volumes: Volumes, known: VolumeRecord, sight: Sight) -> VolumeRecord:
     """Return what a look found.
 
     :raise NoSuchVolume: the volume has gone.
@@ -271,15 +307,7 @@ def _judged(volumes: Volumes, known: VolumeRecord, sight: Sight) -> _Seen:
     if not sight.fresh:
         stale = "the storage did not answer in time; these are the last known facts"
         record = replace(record, problem=record.problem or stale)
-    return _Seen(record, sight.fresh)
-
-
-def _failing(job: Job[Any], work: Callable[[], None]) -> None:
-    """Do *work*; what it raises ends *job*."""
-    try:
-        work()
-    except BaseException as err:
-        job.fail(err)
+    return record
 
 
 def _definition(volumes: Volumes, record: VolumeRecord, found: VolumeDef | None) -> VolumeDef:

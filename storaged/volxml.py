@@ -10,7 +10,7 @@ from itertools import groupby
 
 from storaged import rules
 from storaged.encryptionxml import read_encryption, write_encryption
-from storaged.errors import ConfigUnsupported, XMLError
+from storaged.errors import ConfigUnsupported, StorageError, XMLError
 from storaged.model import FEATURES, BackingStore, SourceExtent, Timestamps, VolumeDef, VolumeType
 from storaged.schema import validate_volume
 from storaged.target import Permissions
@@ -104,14 +104,17 @@ def _backing(traits: Traits, root: Node) -> BackingStore | None:
 
 
 def _format(traits: Traits, root: Node, path: str) -> str | None:
-    with (root.first(path) or root).blame():
+    try:
         return traits.volume_format(root.value(path, "type"))
+    except StorageError as err:
+        (root.first(path) or root).locate(err)
+        raise
 
 
 def _size(root: Node, name: str) -> int | None:
     found = root.first(name)
-    text = root.text(name)
-    if found is None or text is None:
+    text = found.content() if found is not None else ""
+    if found is None or not text:
         return None
     number = rules.decimal(text)
     if number is None or "-" in text or number > rules.MAX_UNSIGNED:
@@ -121,14 +124,18 @@ def _size(root: Node, name: str) -> int | None:
 
 
 def _compat(root: Node) -> str | None:
-    with (root.first("target/compat") or root).blame():
-        return rules.compat(root.text("target/compat"))
+    found = root.first("target/compat")
+    if found is None:
+        return None
+    with found.blame():
+        return rules.compat(found.content())
 
 
 def _cluster_size(root: Node) -> int:
     path = "target/clusterSize"
-    found, text = root.first(path), root.text(path)
-    if found is None or text is None:
+    found = root.first(path)
+    text = found.content() if found is not None else ""
+    if found is None or not text:
         return 0
     number = rules.decimal(text)
     if number is None or "-" in text or number > rules.MAX_UNSIGNED:

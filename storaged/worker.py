@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from storaged.errors import OperationFailed
-from storaged.job import Job
+from storaged.job import Job, Pending
 
 T = TypeVar("T")
 
@@ -49,8 +49,9 @@ class Workers:
         self._name = name
         self._limits = limits or Limits()
         self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: deque[tuple[Job[Any], Callable[[Job[Any]], Any]]] = deque()
+        #: what threads without work wait for to be released; the last one is woken first
+        self._parked: list[threading.Lock] = []
         #: all threads, also those that are about to begin
         self._threads = 0
         #: those of them that have no work, or are about to fetch some
@@ -82,31 +83,16 @@ class Workers:
         :raise OperationFailed: too many jobs are stuck, or the host has no thread left; nothing was
             started.
         """
-
-        def run() -> None:
-            with self._lock:
-                self._running[job] = job.beat = time.monotonic()
-            try:
-                outcome = work(job)
-            except BaseException as err:
-                self._forget(job)
-                job.fail(err)
-            else:
-                self._forget(job)
-                job.finish(outcome)
-
-        with self._wake:
+        with self._lock:
             stuck = self._require_answering()
-            self._waiting.append(run)
-            self._wake.notify()
-            missing = len(self._waiting) - self._idle
+            missing = len(self._waiting) + 1 - self._idle
             free = self._limits.threads + len(stuck) - self._threads
-            try:
-                for _ in range(min(missing, free)):
-                    self._spawn()
-            except BaseException:  # also an interrupt: what the caller undoes must not begin
-                self._waiting.remove(run)
-                raise
+            for _ in range(min(missing, free)):
+                self._spawn()
+            if self._parked:
+                self._parked.pop().release()  # it then waits for the lock
+            # Last: what the caller undoes, also after an interrupt, must not begin.
+            self._waiting.append((job, work))
         return job
 
     def _spawn(self) -> None:
@@ -126,18 +112,47 @@ class Workers:
 
     def _loop(self) -> None:
         while True:
-            with self._wake:
-                if not self._waiting and not self._wake.wait_for(
-                    lambda: self._waiting, self._limits.idle
-                ):
-                    self._idle -= 1
-                    self._threads -= 1
-                    return
-                run = self._waiting.popleft()
-                self._idle -= 1
-            run()
+            found = self._fetch()
+            if found is None:
+                return
+            self._run(*found)
+            del found  # nothing is kept alive while there is nothing to do
             with self._lock:
                 self._idle += 1
+
+    def _fetch(self) -> tuple[Job[Any], Callable[[Job[Any]], Any]] | None:
+        """Wait for work and take it; None if the thread was idle for too long, and ends."""
+        patient = True
+        while True:
+            with self._lock:
+                if self._waiting:
+                    self._idle -= 1
+                    found = self._waiting.popleft()
+                    job = found[0]
+                    self._running[job] = job.beat = time.monotonic()
+                    return found
+                if not patient:
+                    self._idle -= 1
+                    self._threads -= 1
+                    return None
+                wake = threading.Lock()
+                wake.acquire()
+                self._parked.append(wake)
+            if not wake.acquire(timeout=self._limits.idle):
+                patient = False
+                with self._lock:
+                    if wake in self._parked:
+                        self._parked.remove(wake)
+
+    def _run(self, job: Job[T], work: Callable[[Job[T]], T]) -> None:
+        try:
+            outcome = work(job)
+        except BaseException as err:
+            self._forget(job)
+            job.fail(err)
+        else:
+            self._forget(job)
+            job.finish(outcome)
 
     def _forget(self, job: Job[Any]) -> None:
         with self._lock:
@@ -145,15 +160,13 @@ class Workers:
 
     def _stuck(self, now: float) -> tuple[Job[Any], ...]:
         after = self._limits.stuck_after
-        if not self._running:
-            return ()
         return tuple(
             job for job, began in self._running.items() if now - max(began, job.beat) > after
         )
 
     def _require_answering(self) -> tuple[Job[Any], ...]:
         """Return the stuck jobs, if they are few enough."""
-        stuck = self._stuck(time.monotonic())
+        stuck = self._stuck(time.monotonic()) if self._running else ()
         if len(stuck) >= self._limits.stuck:
             raise self._refusal(stuck)
         return stuck
@@ -182,10 +195,10 @@ class Deadlines:
         self._seconds = seconds
         self._lock = threading.Lock()
         #: the first one is due first
-        self._pending: deque[tuple[float, Job[Any], Callable[[], None]]] = deque()
+        self._pending: deque[tuple[float, Pending[Any], Callable[[], None]]] = deque()
         self._watched = False
 
-    def add(self, job: Job[Any], expire: Callable[[], None]) -> None:
+    def add(self, job: Pending[Any], expire: Callable[[], None]) -> None:
         """Have *expire* called if *job* has not ended in time; it must not wait."""
         entry = (time.monotonic() + self._seconds, job, expire)
         with self._lock:

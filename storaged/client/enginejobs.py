@@ -54,7 +54,7 @@ class RemoteJob(Job[T], Generic[T]):
         """Take newer facts, and tell subscribers."""
         self.beat = time.monotonic()
         self.done, self.total = facts.done, facts.total
-        if not self._ended.is_set():
+        if not self.ended:
             self._report()
 
     def cancel(self) -> None:

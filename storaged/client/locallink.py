@@ -9,15 +9,13 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
 from storaged.client.link import EventCallback, Link, PendingCall, RemoteFailure
 from storaged.client.link import closed as closed_failure
 from storaged.client.localstream import Events, LocalStream, engine_failures, refusal
-from storaged.client.uri import URI
-from storaged.errors import Domain, InvalidArgument, StorageError
-from storaged.job import Job
+from storaged.errors import StorageError
+from storaged.job import Job, Pending
 from storaged.rpc import remote
 from storaged.rpc.program import AnyProcedure, Procedure
 from storaged.rpc.record import Record
@@ -65,7 +63,7 @@ class LocalLink(Link):
         """Call a procedure and return what it returns; *timeout* is for what runs as a job."""
         outcome = self._begin(procedure, args)
         with engine_failures(procedure.program):
-            if not isinstance(outcome, Job):
+            if not isinstance(outcome, Pending):
                 return cast(R, outcome)
             return cast(R, outcome.complete() if timeout is None else outcome.result(timeout))
 
@@ -78,7 +76,7 @@ class LocalLink(Link):
         def run() -> None:
             try:
                 outcome = self._begin(procedure, args)
-                if isinstance(outcome, Job):
+                if isinstance(outcome, Pending):
                     outcome.wait()
                     with engine_failures(procedure.program):
                         outcome = outcome.result()
@@ -99,7 +97,7 @@ class LocalLink(Link):
         except RemoteFailure as err:
             job.fail(err)
             return
-        if not isinstance(outcome, Job):
+        if not isinstance(outcome, Pending):
             job.finish(cast(R, outcome))
             return
         work = outcome
@@ -117,13 +115,13 @@ class LocalLink(Link):
         """Call a procedure that a stream of data belongs to, and return the stream."""
         outcome = self._begin(procedure, args)
         with engine_failures(procedure.program):
-            if isinstance(outcome, Job):
+            if isinstance(outcome, Pending):
                 outcome = outcome.complete()
         if not isinstance(outcome, Opened):
             raise refusal(f"{procedure.name} opens no stream")
         return LocalStream(outcome, self._events)
 
-    def _begin(self, procedure: AnyProcedure, args: Record) -> Record | Job[Any] | Opened:
+    def _begin(self, procedure: AnyProcedure, args: Record) -> Record | Pending[Any] | Opened:
         if self._closed:
             raise closed_failure()
         with engine_failures(procedure.program):
@@ -176,23 +174,3 @@ class LocalCall(PendingCall[R], Generic[R]):
     def on_done(self, callback: Callable[[], None]) -> None:
         """Have *callback* called once the reply is there."""
         self._job.on_end(callback)
-
-
-def open_embedded(uri: URI, *, readonly: bool = False) -> LocalLink:
-    """Open an engine below the directory of the parameter *root*, for this link alone.
-
-    :raise RemoteFailure: there is no such parameter, or no engine to be had there.
-    """
-    from storaged.driver import open_driver
-    from storaged.paths import Paths
-
-    root = uri.get("root")
-    if not root or not Path(root).is_absolute():
-        text = "URI must have an absolute path as its parameter 'root'"
-        raise RemoteFailure.of(InvalidArgument(text, domain=Domain.URI))
-    with engine_failures(), ExitStack() as stack:
-        paths = Paths.below(root, session=uri.get_flag("session"))
-        driver = stack.enter_context(open_driver(paths, readonly=readonly))
-        service = Service(driver)
-        stack.callback(service.close)
-        return LocalLink(service, uri.text, readonly=readonly, owned=stack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -118,6 +119,8 @@ class LocalStream(StreamLink):
         self._callback: Callable[[], None] | None = None
 
     def __del__(self) -> None:
+        if sys.is_finalizing():
+            return  # the engine's threads are stopped, and its locks may be held for good
         with suppress(RemoteFailure):  # nobody is there who could be told
             self.abort()
 

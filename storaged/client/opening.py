@@ -111,6 +111,6 @@ def _unserved(uri: URI, transport: str) -> Unsupported:
 
 
 def _open_embedded(uri: URI, readonly: bool) -> Link:
-    from storaged.client.locallink import open_embedded
+    from storaged.client.embedded import open_embedded
 
     return open_embedded(uri, readonly=readonly)

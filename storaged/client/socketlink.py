@@ -265,7 +265,7 @@ class SocketLink(Link):
             pending.settle(failure)
         self._calls.clear()
         for stream in self._open_streams():
-            stream.lose(failure)
+            stream.lose(failure if stream.busy else closed())
         self._streams.clear()
         if reason != CloseReason.CLIENT:
             for mourner in self._mourners:

@@ -5,6 +5,7 @@ Source: libvirt's protocol: data, holes and the end are packets of the call that
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,6 +39,8 @@ class SocketStream(StreamLink):
     """
 
     def __init__(self, wire: Wire, procedure: AnyProcedure, forget: Callable[[int], None]) -> None:
+        #: somebody waits for it, and is to be told how it fails
+        self.busy = False
         self._opened = False
         #: this side has ended it
         self._ended = False
@@ -57,6 +60,8 @@ class SocketStream(StreamLink):
 
     def __del__(self) -> None:
         # Nobody will read what comes, and the other side holds the volume for it.
+        if sys.is_finalizing():
+            return  # the link's thread is stopped, and the link ends with the process
         if self._opened and not self._ended and not self._is_settled():
             self._forget(self._call.serial)
             self._wire.send_soon(streams.abort(self._call))
@@ -140,10 +145,14 @@ class SocketStream(StreamLink):
     def send(self, data: Bytes) -> int:
         """Send data; return how many bytes were taken, which is all of them."""
         view = memoryview(data).cast("B")
-        for at in range(0, len(view), _CHUNK):
-            self._wire.look()  # the other side may have given up
-            self._check_open()
-            self._send(view[at : at + _CHUNK])
+        self.busy = True
+        try:
+            for at in range(0, len(view), _CHUNK):
+                self._wire.look()  # the other side may have given up
+                self._check_open()
+                self._send(view[at : at + _CHUNK])
+        finally:
+            self.busy = False
         return len(view)
 
     def try_send(self, data: Bytes) -> int | None:
@@ -169,8 +178,12 @@ class SocketStream(StreamLink):
 
     def receive(self, size: int, *, stop_at_hole: bool = False) -> bytes | Hole:
         """Wait for data and return at most *size* bytes of them; ``b""`` at the end."""
-        while (found := self.try_receive(size, stop_at_hole=stop_at_hole)) is None:
-            self._wire.wait(self._is_readable)
+        self.busy = True
+        try:
+            while (found := self.try_receive(size, stop_at_hole=stop_at_hole)) is None:
+                self._wire.wait(self._is_readable)
+        finally:
+            self.busy = False
         return found
 
     def try_receive(self, size: int, *, stop_at_hole: bool = False) -> bytes | Hole | None:
@@ -238,8 +251,12 @@ class SocketStream(StreamLink):
             self._buffered = 0
             self._wire.drained()
         if not self._answered:
-            self._wire.send(packet)
-            self._wire.wait(self._is_settled)
+            self.busy = True
+            try:
+                self._wire.send(packet)
+                self._wire.wait(self._is_settled)
+            finally:
+                self.busy = False
 
     def _send(self, data: memoryview) -> None:
         if len(data):  # nothing at all would be an end of the data

@@ -32,6 +32,11 @@ _READ_LEAST: Final = 65_536
 #: One reading takes at most this much, in bytes.
 _READ_MOST: Final = 1 << 20
 
+#: Nobody waits longer at a stretch, in seconds: poll(2) counts milliseconds in 32 bits.
+_WAIT_MOST: Final = 86_400.0
+#: What says that the other side is gone, whether it hung up or died.
+_GONE: Final = (ConnectionResetError, BrokenPipeError)
+
 #: What the link makes of a packet; called with the wire's lock held.
 Handle = Callable[[Packet | Piece], None]
 
@@ -54,7 +59,7 @@ class _Gate:
             self._lock.release()
 
     def pass_through(self, timeout: float | None) -> None:
-        self._lock.acquire(timeout=-1 if timeout is None else timeout)
+        self._lock.acquire(timeout=-1 if timeout is None else min(timeout, _WAIT_MOST))
 
 
 class Wire:
@@ -168,14 +173,14 @@ class Wire:
 
     def _read(self, timeout: float | None) -> bytes | None:
         """Return what comes next, ``b""`` at the end, None if nothing came in time."""
-        if timeout is not None and not self._input.poll(max(timeout, 0) * 1000):
+        if timeout is not None and not self._input.poll(_milliseconds(timeout)):
             return None
         size = min(max(self._splitter.missing, _READ_LEAST), _READ_MOST)
         try:
             return self._sock.recv(size)
         except OSError as err:
             with self.lock:
-                self._end(self._trouble("Cannot recv data", err.errno or 5), CloseReason.ERROR)
+                self._end(self._trouble("Cannot recv data", err.errno or 5), _reason(err))
             return None
 
     def _stand_by(self, gate: _Gate, timeout: float | None) -> None:
@@ -318,7 +323,7 @@ class Wire:
             return 0
         except OSError as err:
             with self.lock:
-                self._end(self._trouble("Cannot write data", err.errno or 5), CloseReason.ERROR)
+                self._end(self._trouble("Cannot write data", err.errno or 5), _reason(err))
             return 0
 
     def _wait_writable(self) -> None:
@@ -374,6 +379,14 @@ class Wire:
     def _trouble(self, doing: str, number: int) -> RemoteFailure:
         failure = SystemFailure(self._explain(doing), number, domain=Domain.RPC)
         return RemoteFailure.of(failure)
+
+
+def _milliseconds(timeout: float) -> float:
+    return min(max(timeout, 0), _WAIT_MOST) * 1000
+
+
+def _reason(err: OSError) -> int:
+    return CloseReason.EOF if isinstance(err, _GONE) else CloseReason.ERROR
 
 
 def _always() -> bool:

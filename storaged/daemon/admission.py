@@ -7,11 +7,14 @@ made.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import stat
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from storaged.daemon.config import Auth, Settings
 from storaged.daemon.configfile import ConfigError
@@ -19,6 +22,15 @@ from storaged.errors import system_errors
 from storaged.paths import printable
 from storaged.server import polkit
 from storaged.server.sockets import Bound
+
+#: The least number that is no group's: chown takes it for "leave it as it is".
+_NO_ID = 0xFFFFFFFF
+
+
+#: An access control list as the kernel gives it: a version, then entries of tag, permissions, id.
+_ACL_HEADER = 4
+_ACL_ENTRY = struct.Struct("<HHI")
+_ACL_USER, _ACL_GROUP, _ACL_MASK = 0x02, 0x08, 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +89,21 @@ def decide(
     )
 
 
+def require_closed_mode(path: Path, admission: Admission) -> None:
+    """As `require_closed`, for a socket that is to be made: before anything is touched.
+
+    :raise ConfigError: its mode would let in others.
+    """
+    if admission.rw is Auth.NONE:
+        group = os.getegid() if admission.group is None else admission.group
+        _require_private(printable(path), admission.rw_mode, group, admission)
+
+
 def require_closed(bound: Bound, admission: Admission) -> None:
     """Make sure that a socket on which nobody proves who they are is not open to others.
 
-    Its owner and the members of ``unix_sock_group`` may write to it, and nobody else.
+    Its owner and the members of ``unix_sock_group`` may write to it, and nobody else, whether by
+    its mode or by an access control list.
 
     :raise ConfigError: somebody else may, or it cannot be told.
     """
@@ -91,18 +114,44 @@ def require_closed(bound: Bound, admission: Admission) -> None:
         raise _open(f"the socket has no path ('{shown}'), so that everybody may connect to it")
     with system_errors(f"cannot look at the socket '{shown}'"):
         found = bound.path.stat()
+        named = _named_writers(bound.path)
     if not stat.S_ISSOCK(found.st_mode):
         raise _open(f"'{shown}' is not the socket that was handed over")
-    mode = f"{found.st_mode & 0o777:04o}"
     if found.st_uid != os.geteuid() and found.st_mode & stat.S_IWUSR:
         raise _open(f"the socket '{shown}' belongs to user {found.st_uid}")
-    if found.st_mode & stat.S_IWOTH:
-        raise _open(f"everybody may write to the socket '{shown}' (mode {mode})")
-    if found.st_mode & stat.S_IWGRP and found.st_gid != admission.group:
+    _require_private(shown, found.st_mode, found.st_gid, admission)
+    for tag, number in named:
+        if (tag, number) not in ((_ACL_USER, found.st_uid), (_ACL_GROUP, admission.group)):
+            who = f"user {number}" if tag == _ACL_USER else f"group {_group_name(number)}"
+            raise _open(f"the access control list of '{shown}' lets {who} write to the socket")
+
+
+def _require_private(shown: str, mode: int, group: int, admission: Admission) -> None:
+    """Raise if a mode lets in others than the owner and the group of the configuration."""
+    if mode & stat.S_IWOTH:
+        raise _open(f"everybody may write to the socket '{shown}' (mode {mode & 0o777:04o})")
+    if mode & stat.S_IWGRP and group != admission.group:
         raise _open(
-            f"group {_group_name(found.st_gid)}, which unix_sock_group does not name, may write "
-            f"to the socket '{shown}' (mode {mode})"
+            f"group {_group_name(group)}, which unix_sock_group does not name, may write "
+            f"to the socket '{shown}' (mode {mode & 0o777:04o})"
         )
+
+
+def _named_writers(path: Path) -> list[tuple[int, int]]:
+    """Return the users and groups that an access control list names and lets write: tag and id."""
+    try:
+        data = os.getxattr(path, "system.posix_acl_access")
+    except OSError as err:
+        if err.errno in (errno.ENODATA, errno.ENOTSUP):
+            return []
+        raise
+    entries = list(_ACL_ENTRY.iter_unpack(data[_ACL_HEADER:]))
+    mask = next((permissions for tag, permissions, _ in entries if tag == _ACL_MASK), 7)
+    return [
+        (tag, number)
+        for tag, permissions, number in entries
+        if tag in (_ACL_USER, _ACL_GROUP) and permissions & mask & 2
+    ]
 
 
 def _open(detail: str) -> ConfigError:
@@ -120,7 +169,7 @@ def _group(settings: Settings) -> int | None:
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError:
-        if name.isdigit():
+        if name.isascii() and name.isdigit() and len(name) <= 10 and int(name) < _NO_ID:
             return int(name)
         raise ConfigError(
             f"{settings.where('unix_sock_group')}there is no group '{printable(name)}'",

@@ -18,7 +18,8 @@ from storaged.errors import StorageError
 
 JOURNAL = "/run/systemd/journal/socket"
 
-#: How long a full journal may hold us up, in seconds; what it does not take then is lost.
+#: How long a full journal may hold us up, in seconds; what it does not take then is lost. Once it
+#: has been too slow, nothing waits until it takes something again.
 _PATIENCE = 0.2
 
 #: Priorities of syslog, by the level from which on they are used.
@@ -68,7 +69,12 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
             return
         with suppress(OSError):
-            self._send(data)
+            try:
+                self._send(data)
+            except (TimeoutError, BlockingIOError):
+                self._socket.settimeout(0)
+            else:
+                self._socket.settimeout(_PATIENCE)
 
     def close(self) -> None:
         """Close the way to the journal."""

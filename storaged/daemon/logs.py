@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 
 from storaged.atomic import make_directory
 from storaged.daemon.journal import JOURNAL, JournalHandler
+from storaged.daemon.standarderror import StandardErrorHandler
 from storaged.errors import InvalidArgument, StorageError, system_errors
 
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
@@ -247,7 +247,7 @@ class Logs:
             elif output.kind is OutputKind.JOURNALD:
                 handler = JournalHandler(address=self._journal)
             else:
-                handler = logging.StreamHandler(sys.stderr)
+                handler = StandardErrorHandler()
         if output.kind in (OutputKind.FILE, OutputKind.STDERR):
             handler.setFormatter(logging.Formatter(_FORMAT, _TIME))
         handler.setLevel(_LEVELS[output.level])

@@ -75,6 +75,8 @@ class Program:
         admitted = admission.decide(loaded.settings, privileged=not self._options.session)
         if handed.rw is not None:
             admission.require_closed(handed.rw, admitted)
+        elif not handed:
+            admission.require_closed_mode(self._directory(loaded) / self._places.rw.name, admitted)
         driver = self._open_driver(loaded, handed)
         try:
             return self._serve(loaded, notifier, handed, admitted, driver)

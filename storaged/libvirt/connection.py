@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import index
 from types import TracebackType
 from typing import Any, NoReturn
 
-from storaged.client.link import Link
+from storaged.client.link import Link, RemoteFailure
 from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.arguments import flags as as_flags
 from storaged.libvirt.arguments import number, parse_uuid, text, uuid_bytes
 from storaged.libvirt.errors import refuse_argument, refuse_pointer, reporting
 from storaged.libvirt.handle import Handle
+from storaged.libvirt.identity import identity_params
 from storaged.libvirt.pool import virStoragePool
 from storaged.libvirt.process import PROCESS, ErrorTuple
 from storaged.libvirt.registrations import Registrations, check_loop
@@ -70,8 +70,14 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
     # The connection itself
 
     def getType(self) -> str:  # noqa: N802
-        """Return the name of the driver: ``storage``."""
-        return self._open("virConnectGetType", _HOST).call(remote.GET_TYPE, Void()).type
+        """Return the name of the driver: ``storage``; ``remote`` if nobody can be asked."""
+        handle = self._open("virConnectGetType", _HOST)
+        PROCESS.reset()
+        try:
+            with handle.noticing():
+                return handle.link.call(remote.GET_TYPE, Void()).type
+        except RemoteFailure:
+            return "remote"
 
     def getLibVersion(self) -> int:  # noqa: N802
         """Return the version of libvirt that the other side behaves as."""
@@ -96,14 +102,15 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
         return int(self._open("virConnectIsSecure", _HOST).link.secure)
 
     def isEncrypted(self) -> int:  # noqa: N802
-        """Return whether the link is encrypted: 0 or 1."""
-        return int(self._open("virConnectIsEncrypted", _HOST).link.encrypted)
+        """Return 0: libvirt means its own encryption, and does not count ssh around the link."""
+        self._open("virConnectIsEncrypted", _HOST)
+        return 0
 
     def setKeepAlive(self, interval: int, count: int) -> int:  # noqa: N802
         """Ask for signs of life after *interval* seconds of silence, *count* times."""
         seconds, times = number(interval), as_flags(count)
         handle = self._open("virConnectSetKeepAlive", _HOST)
-        check_loop()
+        check_loop(handle.link)
         with reporting("virConnectSetKeepAlive"):
             handle.link.keepalive(seconds, times)
         return 0
@@ -118,6 +125,18 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
         """Have nothing called when the connection ends."""
         self._open("virConnectUnregisterCloseCallback", _HOST)
         self._registrations.unset_close()
+
+    def setIdentity(self, params: dict[str, Any], flags: int = 0) -> int:  # noqa: N802
+        """Say for whom the connection works; the daemon heeds it from those whom it trusts.
+
+        :param params: ``VIR_CONNECT_IDENTITY_*`` with texts and numbers.
+        """
+        function = "virConnectSetIdentity"
+        bits = as_flags(flags)
+        handle = self._open(function, _HOST)
+        args = remote.IdentityArgs(identity_params(params), bits)
+        handle.call(remote.SET_IDENTITY, args)
+        return 0
 
     def newStream(self, flags: int = 0) -> virStream:  # noqa: N802
         """Return a stream that is not opened yet; ``VIR_STREAM_NONBLOCK``: one that never waits."""
@@ -282,7 +301,7 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
         ``cb(conn, pool, opaque)`` for ``VIR_STORAGE_POOL_EVENT_ID_REFRESH``.
         """
         function = "virConnectStoragePoolEventRegisterAny"
-        event = index(eventID)
+        event = number(eventID)
         handle = self._open(function)
         if pool is not None and pool._handle is not handle:
             refuse_foreign_pool(pool, function)
@@ -291,7 +310,7 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
 
     def storagePoolEventDeregisterAny(self, callbackID: int) -> None:  # noqa: N802, N803
         """End what `storagePoolEventRegisterAny` began."""
-        local = index(callbackID)
+        local = number(callbackID)
         self._open("virConnectStoragePoolEventDeregisterAny")
         self._registrations.remove(local)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from storaged.client.link import Link
+from storaged.client.link import Link, RemoteFailure
 from storaged.libvirt.errors import refuse_writing, reporting
 from storaged.rpc.program import Procedure
 from storaged.rpc.record import Record
+from storaged.rpc.remoteerror import RemoteError
 
 A = TypeVar("A", bound=Record)
 R = TypeVar("R", bound=Record)
@@ -24,6 +27,8 @@ class Handle:
         self._holders = 1
         #: called once when the link ends
         self.on_end: Callable[[], None] = lambda: None
+        #: called when a call finds that the link has ended by itself
+        self.on_lost: Callable[[RemoteError], None] = lambda error: None
 
     def hold(self) -> Handle:
         """Take note of one holder more; return the handle."""
@@ -32,7 +37,13 @@ class Handle:
         return self
 
     def release(self) -> int:
-        """Take note that a holder let go; return how many are left. Without any the link ends."""
+        """Take note that a holder let go; return how many are left. Without any the link ends.
+
+        When Python ends, the link ends with the process: its thread, which may hold locks, is
+        stopped by then.
+        """
+        if sys.is_finalizing():
+            return 0
         with self._lock:
             self._holders -= 1
             left = self._holders
@@ -47,8 +58,18 @@ class Handle:
         :param function: libvirt's name of the call where it is not the procedure's.
         :raise libvirtError: it failed.
         """
-        with reporting(function or procedure.name):
+        with reporting(function or procedure.name), self.noticing():
             return self.link.call(procedure, args)
+
+    @contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Tell of the end of the link if that is why something fails."""
+        try:
+            yield
+        except RemoteFailure as failure:
+            if not self.link.alive:
+                self.on_lost(failure.error)
+            raise
 
     def check_writable(self, function: str) -> None:
         """Refuse a call that changes something, on a connection that may only read.

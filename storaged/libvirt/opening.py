@@ -39,10 +39,14 @@ def openAuth(uri: str | None, auth: Sequence[Any] | None, flags: int = 0) -> vir
     """Open a connection; *flags* are ``VIR_CONNECT_RO`` and ``VIR_CONNECT_NO_ALIASES``.
 
     :param auth: kinds of credentials, the function that asks for them, its value. It is taken for
-        compatibility: the ways in which connections prove who they are ask nobody.
+        compatibility: the ways in which connections prove who they are ask nobody. None or nothing
+        is no credentials, where libvirt-python ends the process.
     :raise libvirtError: there is none to be had.
+    :raise TypeError: *auth* is something else.
     """
     bits = as_flags(flags)
+    if auth:
+        _check_credentials(auth)
     return _open(
         "virConnectOpenAuth",
         uri,
@@ -58,6 +62,15 @@ def _open(
     with reporting(function):
         link = open_link(uri, readonly=readonly, aliases=aliases)
     return virConnect(link)
+
+
+def _check_credentials(auth: object) -> None:
+    """Check that there is a list of kinds of credentials, and something behind it."""
+    if not isinstance(auth, list | tuple) or len(auth) < 2:
+        raise TypeError("credentials must be a list: their kinds, a function, its value")
+    kinds = auth[0]
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, int) for kind in kinds):
+        raise TypeError("kinds of credentials must be a list of integers")
 
 
 def getVersion(name: str | None = None) -> int | tuple[int, int]:  # noqa: N802

@@ -6,18 +6,20 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from storaged.client.link import CloseReason, Link
 from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.constants import (
     VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE,
     VIR_STORAGE_POOL_EVENT_ID_REFRESH,
 )
-from storaged.libvirt.errors import refuse, refuse_argument, reporting
+from storaged.libvirt.errors import libvirtError, refuse, refuse_argument, reporting
 from storaged.libvirt.handle import Handle
 from storaged.libvirt.process import PROCESS
 from storaged.libvirt.wakeup import Wakeup
 from storaged.rpc import remote, storage
 from storaged.rpc.program import AnyProcedure
 from storaged.rpc.record import Record, Void
+from storaged.rpc.remoteerror import RemoteError
 
 if TYPE_CHECKING:
     from storaged.libvirt.connection import virConnect
@@ -48,12 +50,15 @@ class Registrations:
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
         handle.on_end = self.close
+        handle.on_lost = self._lost
         self._lock = threading.RLock()
         self._wakeup: Wakeup | None = None
         self._forget: Callable[[], None] | None = None
         self._next = 0
         self._found: dict[int, _Registration] = {}
         self._close: tuple[virConnect, Callable[..., object], Any] | None = None
+        #: stays true when the callback was called: it is to be unregistered all the same
+        self._close_registered = False
         self._forget_close: Callable[[], None] | None = None
 
     def add(
@@ -71,7 +76,7 @@ class Registrations:
         PROCESS.reset()
         known = (VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, VIR_STORAGE_POOL_EVENT_ID_REFRESH)
         if event not in known:
-            refuse_argument(_REGISTER, "eventID", f"must be less than {len(known)}")
+            raise libvirtError(f"{_REGISTER}() failed")
         wakeup = self._woken()
         key = (event, None if pool is None else pool.uuid)
         with self._lock:
@@ -97,6 +102,8 @@ class Registrations:
         :raise libvirtError: there is none with this number.
         """
         PROCESS.reset()
+        if local < 0:
+            refuse_argument(_DEREGISTER, "callbackID", "must be zero or greater")
         with self._lock:
             found = self._found.pop(local, None)
         if found is None:
@@ -115,13 +122,13 @@ class Registrations:
         """
         function = "virConnectRegisterCloseCallback"
         PROCESS.reset()
-        if self._close is not None:
+        if self._close_registered:
             detail = "A close callback is already registered"
             code, domain = numbers.VIR_ERR_OPERATION_INVALID, numbers.VIR_FROM_REMOTE
             refuse(code, domain, _INVALID, detail, function)
         with reporting(function):
             self._handle.link.call(remote.REGISTER_CLOSE_CALLBACK, Void())
-        self._close = (conn, callback, opaque)
+        self._close, self._close_registered = (conn, callback, opaque), True
         self._handle.hold()
         if PROCESS.loop is not None:
             wakeup = self._woken()
@@ -134,15 +141,19 @@ class Registrations:
 
         :raise libvirtError: there is none.
         """
+        function = "virConnectUnregisterCloseCallback"
         PROCESS.reset()
-        if self._close is None:
+        if not self._close_registered:
             code, domain = numbers.VIR_ERR_OPERATION_INVALID, numbers.VIR_FROM_REMOTE
-            refuse(code, domain, _INVALID, _OTHER, "virConnectUnregisterCloseCallback")
-        self._close = None
+            refuse(code, domain, _INVALID, _OTHER, function)
+        with reporting(function):
+            self._handle.link.call(remote.UNREGISTER_CLOSE_CALLBACK, Void())
+        found, self._close, self._close_registered = self._close, None, False
         if self._forget_close is not None:
             self._forget_close()
             self._forget_close = None
-        self._release()
+        if found is not None:
+            self._release()
 
     def close(self) -> None:
         """End all when the link ends; nothing is called back any more."""
@@ -180,19 +191,29 @@ class Registrations:
             else:
                 each.callback(each.conn, pool, each.opaque)
 
+    def _lost(self, error: RemoteError) -> None:
+        """Call back where no event loop does: whoever finds the link ended does it."""
+        if self._forget_close is None:
+            broken = error.code == numbers.VIR_ERR_RPC
+            self._closed(CloseReason.ERROR if broken else CloseReason.EOF)
+
     def _closed(self, reason: int) -> None:
-        if self._close is not None:
-            conn, callback, opaque = self._close
+        if self._close is None:
+            return
+        (conn, callback, opaque), self._close = self._close, None
+        try:
             callback(conn, reason, opaque)
+        finally:
+            self._release()
 
 
-def check_loop() -> None:
+def check_loop(link: Link) -> None:
     """Refuse signs of life where no event loop would see that they stay away.
 
-    :raise libvirtError: no event loop is registered.
+    :raise libvirtError: no event loop is registered, or the link has ended.
     """
     PROCESS.reset()
-    if PROCESS.loop is None:
+    if PROCESS.loop is None or not link.alive:
         detail = (
             "the caller doesn't support keepalive protocol;"
             " perhaps it's missing event loop implementation"

@@ -6,10 +6,11 @@ Source: libvirt's behaviour, the texts and numbers of all refusals included.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from operator import index
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from storaged.client.link import RemoteFailure, StreamLink
+from storaged.client.link import RemoteFailure, StreamLink, closed
 from storaged.flow import Hole
 from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.arguments import flags as as_flags
@@ -159,9 +160,14 @@ class virStream:  # noqa: N801 -- libvirt-python's name
             return 0
         link = self._opened("virStreamAbort")
         self._leave_events()
-        self._do("virStreamAbort", link.abort)
+        self._do("virStreamAbort", lambda: self._abort(link))
         self._ended = True
         return 0
+
+    def _abort(self, link: StreamLink) -> None:
+        link.abort()
+        if not self._handle.link.alive:  # what the other side knows nothing of was no abort
+            raise closed()
 
     def sendAll(  # noqa: N802
         self, handler: Callable[[virStream, int, Any], bytes], opaque: Any
@@ -188,7 +194,8 @@ class virStream:  # noqa: N801 -- libvirt-python's name
             self._check_waited(data, "recvAll")
             if not data:
                 return
-            self._check_returned(self._asked(handler, data, opaque), "recvAll handler")
+            returned = self._asked(handler, data, opaque)
+            self._check_returned(returned, "recvAll handler")
 
     def sparseRecvAll(  # noqa: N802
         self,
@@ -196,43 +203,48 @@ class virStream:  # noqa: N801 -- libvirt-python's name
         holeHandler: Callable[[virStream, int, Any], int | None],  # noqa: N803
         opaque: Any,
     ) -> None:
-        """Do as `recvAll`, and call *holeHandler* with the length of each hole."""
+        """Do as `recvAll`, and call *holeHandler* with the length of each hole.
+
+        What a handler raises leaves the stream open; a negative return value aborts it.
+        """
         while True:
             found = self.recvFlags(STREAM_CHUNK, VIR_STREAM_RECV_STOP_AT_HOLE)
             self._check_waited(found, "sparseRecvAll")
             if found == _AT_HOLE:
-                returned = self._asked(holeHandler, self.recvHole(), opaque)
-                self._check_returned(returned, "sparseRecvAll holeHandler")
+                returned = holeHandler(self, self.recvHole(), opaque)
+                self._check_returned(returned, "holeHandler handler")
             elif not found:
                 return
             else:
-                returned = self._asked(handler, found, opaque)
+                returned = handler(self, found, opaque)  # type: ignore[assignment, arg-type]
                 self._check_returned(returned, "sparseRecvAll handler")
 
     def sparseSendAll(  # noqa: N802
         self,
         handler: Callable[[virStream, int, Any], bytes | int],
         holeHandler: Callable[[virStream, Any], tuple[bool, int]],  # noqa: N803
-        skipHandler: Callable[[virStream, int, Any], int | None],  # noqa: N803
+        skipHandler: Callable[[virStream, int, Any], int],  # noqa: N803
         opaque: Any,
     ) -> None:
         """Send data and holes.
 
         *holeHandler* returns whether data come next, and how long they or the hole are;
-        *skipHandler* is called with the length of a hole, for the caller to skip it.
+        *skipHandler* is called with the length of a hole, for the caller to skip it. What a handler
+        raises leaves the stream open; a negative return value aborts it.
         """
         while True:
-            in_data, length = self._asked(holeHandler, opaque)
+            in_data, length = holeHandler(self, opaque)
             if not in_data and length > 0:
                 self.sendHole(length)
-                self._check_returned(self._asked(skipHandler, length, opaque), "skipHandler")
+                if skipHandler(self, length, opaque) < 0:
+                    self.abort()  # as libvirt-python has it, which fails with the next piece
                 continue
-            data = self._asked(handler, min(STREAM_CHUNK, length), opaque)
+            data = handler(self, min(STREAM_CHUNK, length), opaque)
             if isinstance(data, int):
                 self._check_returned(data, "sparseSendAll handler")
             if not data:
                 return
-            self._send_whole(data, "sparseSendAll")
+            self._send_whole(data, "sparseSendAll")  # type: ignore[arg-type]
 
     def eventAddCallback(  # noqa: N802
         self, events: int, cb: Callable[[virStream, int, Any], None], opaque: Any
@@ -246,8 +258,8 @@ class virStream:  # noqa: N801 -- libvirt-python's name
             refuse(1, numbers.VIR_FROM_RPC, "internal error: %s", detail, function)
         loop = PROCESS.loop
         if loop is None:
-            detail = "could not initialize domain event timer"
-            refuse(1, numbers.VIR_FROM_NONE, "internal error: %s", detail, function)
+            text = "An error occurred, but the cause is unknown"
+            fail(RemoteError(1, numbers.VIR_FROM_NONE, text, int1=0, int2=0), function)
         self._events = StreamEvents(
             loop, link, index(events), lambda ready: cb(self, ready, opaque)
         )
@@ -281,7 +293,7 @@ class virStream:  # noqa: N801 -- libvirt-python's name
         self, procedure: Procedure[VolStreamArgs, Any], args: VolStreamArgs, *, sparse: bool
     ) -> None:
         """Open the stream by a call; an earlier one that it carried is aborted."""
-        with reporting(procedure.name):
+        with reporting(procedure.name), self._handle.noticing():
             link = self._handle.link.open_stream(procedure, args)
         self._leave_events()
         self._link, self._sparse = link, sparse
@@ -295,14 +307,14 @@ class virStream:  # noqa: N801 -- libvirt-python's name
         if self._link is None:
             refuse_unsupported(function, numbers.VIR_FROM_STREAMS)
         if self._failure is not None:
-            fail(self._failure, function)
+            fail(self._failure if self._handle.link.alive else closed().error, function)
         if self._ended:
             code, domain = numbers.VIR_ERR_OPERATION_FAILED, numbers.VIR_FROM_RPC
             refuse(code, domain, "operation failed: %s", "stream is closed", function)
         return self._link
 
     def _do(self, function: str, work: Callable[[], T]) -> T:
-        with reporting(function):
+        with reporting(function), self._handle.noticing():
             try:
                 return work()
             except RemoteFailure as failure:
@@ -318,7 +330,7 @@ class virStream:  # noqa: N801 -- libvirt-python's name
             raise
 
     def _abort_quietly(self) -> None:
-        if self._link is not None and not self._ended and self._failure is None:
+        with suppress(libvirtError):  # what the handler raised says more
             self.abort()
 
     def _send_whole(self, data: bytes, method: str) -> None:

@@ -78,7 +78,6 @@ restoreFlags virDomainRestoreFlags
 restoreParams virDomainRestoreParams
 saveImageDefineXML virDomainSaveImageDefineXML
 saveImageGetXMLDesc virDomainSaveImageGetXMLDesc
-setIdentity virConnectSetIdentity
 setMemoryParameters virNodeSetMemoryParameters
 suspendForDuration virNodeSuspendForDuration
 """

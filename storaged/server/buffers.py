@@ -10,8 +10,8 @@ from typing import Final
 
 #: The size of a buffer, in bytes.
 SIZE: Final = 256 << 10
-#: So many unused ones are kept.
-_KEPT: Final = 16
+#: So many unused ones are kept: what waits of one upload takes hardly more.
+_KEPT: Final = 24
 
 
 class Buffers:
@@ -40,11 +40,12 @@ class Buffers:
             found, holders = self._used[id(part.obj)]
             self._used[id(part.obj)] = (found, holders + 1)
 
-    def release(self, part: memoryview) -> None:
-        """Hold the buffer no more: its data may change from now on."""
+    def release(self, *parts: memoryview) -> None:
+        """Hold the buffers of some parts no more: their data may change from now on."""
         with self._lock:
-            found, holders = self._used.pop(id(part.obj))
-            if holders > 1:
-                self._used[id(found)] = (found, holders - 1)
-            elif len(self._free) < _KEPT:
-                self._free.append(found)
+            for part in parts:
+                found, holders = self._used.pop(id(part.obj))
+                if holders > 1:
+                    self._used[id(found)] = (found, holders - 1)
+                elif len(self._free) < _KEPT:
+                    self._free.append(found)

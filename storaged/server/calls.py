@@ -95,6 +95,11 @@ class Calls:
         """How many calls are under way, or have a reply that the client has not taken."""
         return self._counted - len(self._answered)
 
+    @property
+    def unanswered(self) -> int:
+        """How many calls are under way."""
+        return self.in_progress - self._unread
+
     def take(self, packet: Packet) -> None:
         """Take a call: serve it, or keep it until it is its turn."""
         if self._closing:
@@ -138,6 +143,8 @@ class Calls:
     def _may_begin(self) -> bool:
         if self.in_progress >= self._server.limits.max_client_requests:
             return False
+        if self._client.full and self._unread:
+            return False  # whoever does not read gets one large reply, not five
         self._turn += 1
         if self._turn <= _TURN:
             return True

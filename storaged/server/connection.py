@@ -270,7 +270,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def quiet(self) -> bool:
         """Whether no call is under way."""
-        return self.calls.in_progress == 0
+        return self.calls.unanswered == 0
 
     def check(self, now: float) -> None:
         """Look at the time limits."""
@@ -361,4 +361,3 @@ class Connection(asyncio.BufferedProtocol):
         if not self._session_ended:
             self._session_ended = True
             self.movers.submit(self._handler.close)
-

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from storaged.errors import Domain
-from storaged.flow import Sink
+from storaged.flow import Sink, write_all
 from storaged.rpc import streams as wire
 from storaged.rpc.errors import RPCError
 from storaged.rpc.packet import Header, Packet, Piece
@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 #: What a piece of data costs beside its bytes.
 OVERHEAD: Final = 512
+#: The most pieces that are written at once.
+_TOGETHER: Final = 256
 #: Smaller pieces are copied, so that they keep no buffer in use.
 _SMALL: Final = 64 << 10
 
@@ -34,8 +36,9 @@ class _End(Enum):
     HANG_UP = "hang up"
 
 
+_Data: TypeAlias = memoryview | bytes
 #: Data, a hole of so many bytes, or the end.
-_Item: TypeAlias = memoryview | bytes | int | _End
+_Item: TypeAlias = _Data | int | _End
 
 
 class Upload:
@@ -140,31 +143,44 @@ class Upload:
         """Write what waits, until nothing does."""
         done = 0
         while (taken := self._next(done)) is not None:
-            item, done = taken
+            data, other, done = taken
             try:
-                self._write(item)
+                if data:
+                    write_all(self._sink, data)
+                if other is not None:
+                    self._write(other)
             except Exception as err:
                 self._die(err)
                 return
             finally:
-                self._let_go(item)
+                self._buffers.release(*(part for part in data if isinstance(part, memoryview)))
 
-    def _next(self, done: int) -> tuple[_Item, int] | None:
-        """Return what is to be written next and what it costs; *done* is the cost of the last."""
+    def _next(self, done: int) -> tuple[list[_Data], int | _End | None, int] | None:
+        """Return data to be written next, what comes behind them, and what they cost.
+
+        :param done: the cost of the last.
+        """
+        data: list[_Data] = []
+        cost = 0
+        most = self._client.bounds.upload_batch
         with self._crowd.lock:
             if done:
                 self._waiting -= done
                 self._crowd.went(self, done, self._waiting)
-            if not self._queue:
+            while self._queue and cost < most and len(data) < _TOGETHER:
+                item, size = self._queue.popleft()
+                cost += size
+                if isinstance(item, (int, _End)):
+                    return data, item, cost
+                data.append(item)
+            if not data:
                 self._busy = False
                 return None
-            return self._queue.popleft()
+            return data, None, cost
 
-    def _write(self, item: _Item) -> None:
+    def _write(self, item: int | _End) -> None:
         if isinstance(item, int):
             self._sink.hole(item)
-        elif not isinstance(item, _End):
-            self._sink.write(item)
         elif item is _End.FINISH:
             self._sink.finish()
             self._client.soon(self._streams.ended, self)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from storaged.errors import InvalidArgument, NoSuchPool, Unsupported
 from storaged.filters import PoolFilter
-from storaged.job import Job
+from storaged.job import Pending
 from storaged.model import PoolInfo, PoolRef, PoolState, VolumeInfo
 from storaged.rpc import extension as rpc
 from storaged.rpc import remote
@@ -92,10 +92,10 @@ def _call(session: Session, args: CallArgs) -> Outcome:
         outcome = handler.call(session, inner)
         if isinstance(outcome, Record):
             return _packed(outcome)
-        assert isinstance(outcome, Job)  # noqa: S101 -- `_inner` lets no stream through
-        return answering(Begun(outcome, _packed))
+        assert isinstance(outcome, Pending)  # noqa: S101 -- `_inner` lets no stream through
+        return answering(outcome, _packed)
     begun = _begin(session, handler, inner, flags)
-    return answering(Begun(begun.job, lambda result: _packed(begun.answer(result))))
+    return answering(begun.job, lambda result: _packed(begun.answer(result)))
 
 
 def _packed(record: Record) -> CallRet:
@@ -260,10 +260,10 @@ def _vol_page(session: Session, args: VolPageArgs) -> VolPageRet:
     return VolPageRet(tuple([_vol_facts(info) for info in infos]), int(more))
 
 
-def _vol_facts_call(session: Session, args: VolFactsArgs) -> Job[Record]:
+def _vol_facts_call(session: Session, args: VolFactsArgs) -> Pending[VolFactsRet]:
     driver = session.driver
-    job = driver.volume_info_job(volume_ref(driver, args.vol))
-    return answering(Begun(job, lambda info: VolFactsRet(_vol_facts(info))))
+    looked = driver.volume_info_job(volume_ref(driver, args.vol))
+    return looked.giving(lambda info: VolFactsRet(_vol_facts(info)))
 
 
 def _vol_known(session: Session, args: VolFactsArgs) -> bool:

@@ -21,7 +21,7 @@ from storaged.rpc.remote import (
     TypeRet,
     Version,
 )
-from storaged.service.handler import Handlers, Needs, Query, always
+from storaged.service.handler import Handlers, Needs, Query, always, never
 from storaged.service.identity import adopt
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ def _set_identity(session: Session, args: IdentityArgs) -> Void:
 HANDLERS: Final[Handlers] = {
     remote.OPEN: Query(open_connection, always, Needs.NOTHING),
     remote.GET_TYPE: Query(_type, always, Needs.OPEN),
-    remote.GET_CAPABILITIES: Query(_capabilities, always, Needs.OPEN),
+    # the first one imports the code of all types
+    remote.GET_CAPABILITIES: Query(_capabilities, never, Needs.OPEN),
     remote.SUPPORTS_FEATURE: Query(_feature, always, Needs.NOTHING),
     remote.GET_URI: Query(_uri, always, Needs.OPEN),
     remote.IS_SECURE: Query(_secure, always, Needs.OPEN),

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from storaged.errors import BadArgument
 from storaged.flow import Sink, Source
-from storaged.job import Job
+from storaged.job import Job, Pending
 from storaged.rpc.program import AnyProcedure
 from storaged.rpc.record import Record, Void
+
+T = TypeVar("T")
 
 #: Tells of a session and a call's arguments whether the call neither waits nor touches storage.
 Ready = Callable[[Any, Any], bool]
@@ -35,8 +37,8 @@ class Opened:
     sparse: bool = False
 
 
-#: What a call comes to; the result of the job is the reply.
-Outcome = Record | Job[Any] | Opened
+#: What a call comes to; what is pending gives the reply.
+Outcome = Record | Pending[Any] | Opened
 
 
 class Needs(Enum):
@@ -116,19 +118,25 @@ def refuse_unknown(flags: int, known: int, function: str) -> None:
         )
 
 
-def answering(begun: Begun) -> Job[Record]:
-    """Return a job that ends with the work, and whose result is the reply.
+class _Answer(Pending[Record]):
+    """The reply that is made of a result to come."""
+
+    def __init__(self, work: Pending[T], answer: Callable[[T], Record]) -> None:
+        super().__init__(work.kind)
+        self._work: Pending[Any] = work
+        self._answer: Callable[[Any], Record] = answer
+        work.on_end(self._take)
+
+    def _take(self) -> None:
+        try:
+            self.finish(self._answer(self._work.result()))
+        except BaseException as err:
+            self.fail(err)
+
+
+def answering(work: Pending[T], answer: Callable[[T], Record]) -> Pending[Record]:
+    """Return what ends with the work, and whose result is the reply.
 
     The driver's job may be shared with others and keeps its own result.
     """
-    inner = begun.job
-    outer: Job[Record] = Job(inner.kind, inner.pool, inner.volume)
-
-    def ended() -> None:
-        try:
-            outer.finish(begun.answer(inner.result()))
-        except BaseException as err:
-            outer.fail(err)
-
-    inner.on_end(ended)
-    return outer
+    return _Answer(work, answer)

@@ -33,6 +33,8 @@ class Jobs:
         self._followed: dict[int, Callable[[], None]] = {}
         self._following_all: Callable[[], None] | None = None
         self._closed = False
+        #: whether what is bound to a session that has ended is to be cancelled
+        self._cancels = False
 
     def bind(self, job: Job[Any]) -> None:
         """Have a job cancelled when the session ends before it does."""
@@ -40,10 +42,10 @@ class Jobs:
             gone = self._closed
             if not gone:
                 self._bound[job.id] = job
-        if gone:
-            job.cancel()
-        else:
+        if not gone:
             job.on_end(lambda: self._unbind(job))
+        elif self._cancels:
+            job.cancel()
 
     def announce(self, begun: Begun) -> None:
         """Have the end of a job told, with what came of it."""
@@ -94,7 +96,7 @@ class Jobs:
         :param cancel: cancel those that are bound to the session.
         """
         with self._lock:
-            self._closed = True
+            self._closed, self._cancels = True, cancel
             bound = tuple(self._bound.values())
             self._bound.clear()
         self.unfollow(ALL)

@@ -292,7 +292,7 @@ HANDLERS: Final[Handlers] = {
     rpc.LIST_DEFINED_POOLS: Query(_inactive_names, _few_pools, check=_check_names),
     rpc.LIST_ALL_POOLS: Query(_list, _few_pools),
     rpc.FIND_POOL_SOURCES: Query(_find_sources, never),
-    rpc.GET_POOL_CAPABILITIES: Query(_capabilities, always),
+    rpc.GET_POOL_CAPABILITIES: Query(_capabilities, never),
     rpc.POOL_LOOKUP_BY_NAME: Query(_by_name, always),
     rpc.POOL_LOOKUP_BY_UUID: Query(_by_uuid, always),
     rpc.POOL_LOOKUP_BY_VOLUME: Query(_by_volume, always),

@@ -20,8 +20,8 @@ Notify = Callable[[AnyProcedure, Record], None]
 #: The number of an event as clients ask for it.
 LIFECYCLE: Final = 0
 REFRESH: Final = 1
-#: The most registrations of one connection: both events of as many pools as a list can hold.
-MOST: Final = 2 * LIST_MAX
+#: The most registrations of one connection: each costs some 300 bytes, also to who only reads.
+MOST: Final = LIST_MAX // 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,8 @@ class Registrations:
         # Who is told at once, on the thread of the event, may register or end a registration.
         self._lock = threading.RLock()
         self._registered: dict[int, _Registration] = {}
-        self._wanted: set[_Registration] = set()
+        #: the number of each; a client may have so many that looking at all would hold up events
+        self._numbers: dict[_Registration, int] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._closed = False
 
@@ -68,16 +69,16 @@ class Registrations:
         with self._lock:
             if self._closed:
                 raise InternalError("connection not open", domain=Domain.RPC)
-            if wanted in self._wanted:
+            if wanted in self._numbers:
                 raise InvalidArgument("event callback already tracked", domain=Domain.NONE)
-            if len(self._wanted) >= MOST:
+            if len(self._numbers) >= MOST:
                 raise InternalError(
-                    f"Too many event callbacks '{len(self._wanted) + 1}' for limit '{MOST}'",
+                    f"Too many event callbacks '{len(self._numbers) + 1}' for limit '{MOST}'",
                     domain=Domain.RPC,
                 )
             number = next(self._ids)
             self._registered[number] = wanted
-            self._wanted.add(wanted)
+            self._numbers[wanted] = number
             if self._unsubscribe is None:
                 self._unsubscribe = self._events.subscribe(self._tell)
         return number
@@ -93,7 +94,7 @@ class Registrations:
                 raise InternalError(
                     f"storage pool event callback {number} not registered", domain=Domain.RPC
                 )
-            self._wanted.discard(ended)
+            del self._numbers[ended]
             if not self._registered:
                 self._stop()
 
@@ -102,7 +103,7 @@ class Registrations:
         with self._lock:
             self._closed = True
             self._registered.clear()
-            self._wanted.clear()
+            self._numbers.clear()
             self._stop()
 
     def _stop(self) -> None:
@@ -114,9 +115,9 @@ class Registrations:
         kind = REFRESH if event.lifecycle is None else LIFECYCLE
         pool = storage.StoragePool(event.pool.name, event.pool.uuid.bytes)
         with self._lock:
-            for number, wanted in tuple(self._registered.items()):
-                if wanted.event_id != kind or wanted.uuid not in (None, event.pool.uuid):
-                    continue
+            wanted = (_Registration(kind, event.pool.uuid), _Registration(kind, None))
+            found = [number for one in wanted if (number := self._numbers.get(one)) is not None]
+            for number in sorted(found):
                 if number not in self._registered:
                     continue  # ended by who was told just now
                 if event.lifecycle is None:

@@ -71,7 +71,8 @@ class Session:
         handler = self.admit(procedure, args)
         if isinstance(handler, Query):
             return handler.call(self, args)
-        return answering(self.begin(handler, args))
+        begun = self.begin(handler, args)
+        return answering(begun.job, begun.answer)
 
     def admit(self, procedure: AnyProcedure, args: Record) -> Query | Work:
         """Return what serves a call that this connection may make.

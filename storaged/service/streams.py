@@ -7,10 +7,10 @@ thread may be in the middle of a write then, so the two take turns.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from storaged.errors import OperationInvalid
-from storaged.flow import Hole, Sink, Source
+from storaged.flow import Hole, Sink, Source, write_all
 from storaged.formats.handle import Bytes
 
 
@@ -83,6 +83,15 @@ class TrackedSink:
         with self._turn:
             self._require_open()
             self._sink.write(data)
+
+    def write_many(self, parts: Sequence[Bytes]) -> None:
+        """Take several pieces, in their order.
+
+        :raise OperationInvalid: the transfer has ended.
+        """
+        with self._turn:
+            self._require_open()
+            write_all(self._sink, parts)
 
     def hole(self, length: int) -> None:
         """Make the next bytes read as zeros.

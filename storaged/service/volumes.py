@@ -33,7 +33,7 @@ from storaged.service.records import pool_ref, volume_info, volume_record, volum
 from storaged.service.volumelist import VolumeList
 
 if TYPE_CHECKING:
-    from storaged.job import Job
+    from storaged.job import Pending
     from storaged.service.session import Session
 
 #: Flags of a create and of a clone.
@@ -117,19 +117,19 @@ def _known(session: Session, args: VolArgs | VolFlagsArgs) -> bool:
     return session.driver.known.volume(args.vol.pool, args.vol.name)
 
 
-def _info(session: Session, args: VolArgs) -> Job[VolInfoRet]:
+def _info(session: Session, args: VolArgs) -> Pending[VolInfoRet]:
     driver = session.driver
     return driver.volume_info_job(volume_ref(driver, args.vol)).giving(volume_info)
 
 
-def _info_flags(session: Session, args: VolFlagsArgs) -> Job[VolInfoRet]:
+def _info_flags(session: Session, args: VolFlagsArgs) -> Pending[VolInfoRet]:
     refuse_unknown(args.flags, _PHYSICAL, "storageVolGetInfoFlags")
     driver, physical = session.driver, bool(args.flags)
     job = driver.volume_info_job(volume_ref(driver, args.vol))
     return job.giving(lambda info: volume_info(info, physical=physical))
 
 
-def _xml(session: Session, args: VolFlagsArgs) -> Job[XML]:
+def _xml(session: Session, args: VolFlagsArgs) -> Pending[XML]:
     refuse_unknown(args.flags, 0, "storageVolGetXMLDesc")
     driver = session.driver
     return driver.volume_xml_job(volume_ref(driver, args.vol)).giving(XML)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from storaged.errors import (
     SystemFailure,
     VolumeBusy,
 )
+from storaged.flow import write_all
+from storaged.formats import syscalls
 from tests.backends.conftest import Pool, make_pool, new_job
 from tests.formats import qemu
 
@@ -123,6 +127,19 @@ def test_announced_length_is_the_most(pool: Pool) -> None:
     assert (pool.path / "disk").read_bytes() == b"\0\0abcd\0\0\0\0"
 
 
+def test_pieces_at_once(pool: Pool) -> None:
+    fill(pool, b"0123456789")
+    sink = pool.backend.upload(pool.look("disk"), 1, 6)
+    write_all(sink, [b"a", memoryview(b"bc"), bytearray(b"d")])
+    with pytest.raises(SystemFailure) as caught:
+        write_all(sink, [b"e", b"fg"])
+    assert caught.value.errno == errno.ENOSPC
+    sink.abort()
+    assert (pool.path / "disk").read_bytes() == b"0abcde6789"
+    with pytest.raises(OperationInvalid):
+        write_all(sink, [b"x", b"y"])
+
+
 def test_holes_erase_and_never_shorten(pool: Pool) -> None:
     """libvirt leaves the old data in a hole, and may cut the file off behind it."""
     fill(pool, b"x" * 4 * MIB)
@@ -164,8 +181,10 @@ def test_any_upload_is_what_was_sent(
         offset += len(data)
         if isinstance(piece, int):
             sink.hole(piece)
-        else:
+        elif len(piece) % 2:
             sink.write(piece)
+        else:
+            write_all(sink, [piece[:7], memoryview(piece)[7:]])
     sink.finish()
     assert (pool.path / "disk").read_bytes() == expected
     source = pool.backend.download(pool.look("disk"), 0, 0, sparse=True)
@@ -223,6 +242,50 @@ def test_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         fill(pool, b"1234")
         pool.backend.upload(pool.look("disk"), 0, 0).finish()
     assert len(synced) == 1
+
+
+@pytest.fixture
+def written_back(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What the disk was told to begin with: (offset, length)."""
+    begun: list[tuple[int, int]] = []
+    genuine = syscalls.begin_writing_back
+
+    def begin(fd: int, offset: int, length: int) -> None:
+        begun.append((offset, length))
+        genuine(fd, offset, length)
+
+    monkeypatch.setattr(syscalls, "begin_writing_back", begin)
+    return begun
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_the_disk_works_while_more_comes(
+    tmp_path: Path, written_back: list[tuple[int, int]], durability: Durability
+) -> None:
+    pool = make_pool(tmp_path, host=Host("testhost", durability))
+    fill(pool, b"")
+    content = os.urandom(20 * MIB)
+    sink = pool.backend.upload(pool.look("disk"), 10, 0)
+    for at in range(0, len(content), 3 * MIB):
+        sink.write(content[at : at + 3 * MIB])
+    sink.finish()
+    assert (pool.path / "disk").read_bytes() == bytes(10) + content
+    full = durability is Durability.FULL
+    assert written_back == ([(10, 9 * MIB), (10 + 9 * MIB, 9 * MIB)] if full else [])
+
+
+def test_a_slow_disk_is_left_to_the_kernel(
+    tmp_path: Path, written_back: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(tmp_path, host=Host("testhost", Durability.FULL))
+    clock = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    fill(pool, b"")
+    sink = pool.backend.upload(pool.look("disk"), 0, 0)
+    for _ in range(3):
+        sink.write(bytes(8 * MIB))
+    sink.finish()
+    assert written_back == [(0, 8 * MIB)]
 
 
 # What cannot be

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 #: Of this half, only these need the engine.
-_ENGINE = ("locallink", "localstream")
+_ENGINE = ("embedded", "locallink", "localstream")
 
 #: What no Python off Linux has, or what takes longer to load than all of ours.
 _BLOCKED = (

@@ -260,5 +260,13 @@ def test_keepalive(link: Link) -> None:
     link.keepalive(0, 0)
 
 
+def test_keepalive_after_an_age(link: Link) -> None:
+    """More milliseconds than poll(2) counts, and more seconds than a lock waits."""
+    link.keepalive(0x7FFF_FFFF, 0xFFFF_FFFF)
+    assert link.call(storage.NUM_OF_POOLS, Void()).num == 0
+    time.sleep(0.1)
+    assert link.alive
+
+
 def test_extension(link: Link, uri: str) -> None:
     assert link.has_extension() is ("libvirtd" not in uri)

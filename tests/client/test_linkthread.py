@@ -109,6 +109,7 @@ def test_ping_is_answered() -> None:
         assert link.call(storage.NUM_OF_POOLS, Void()).num == 1
 
 
+@pytest.mark.slow
 def test_keepalive_gives_up() -> None:
     def script(peer: Peer) -> None:
         call = peer.expect(remote.SUPPORTS_FEATURE)

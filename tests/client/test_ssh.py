@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from tests.client.scripted import until
 from tests.storaged.libvirtd import Libvirtd
 
 pytestmark = pytest.mark.slow
+
+PROJECT = Path(__file__).parents[2]
+#: where Debian's python3-libvirt lives
+SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 @dataclass
@@ -185,6 +190,70 @@ def test_what_ssh_says_is_told(ssh_daemon: SSHDaemon, params: dict[str, str], sa
     assert (error.code, error.domain) == (38, 7)
     assert said in str(error.message)
     assert str(error.message).startswith(("End of file while reading data: ", "Cannot "))
+
+
+USER = """
+import importlib, os, sys
+libvirt, uri, directory = importlib.import_module(sys.argv[1]), sys.argv[2], sys.argv[3]
+libvirt.registerErrorHandler(lambda *_: None, None)
+conn = libvirt.open(uri)
+print(conn.getURI() == uri, conn.getType(), conn.isSecure(), conn.isEncrypted(), conn.isAlive())
+xml = f"<pool type='dir'><name>u</name><target><path>{directory}</path></target></pool>"
+pool = conn.storagePoolCreateXML(xml)
+print([each.name() for each in conn.listAllStoragePools()], conn.listStoragePools())
+volume = pool.createXML("<volume><name>v</name><capacity unit='MiB'>4</capacity></volume>")
+data = os.urandom(4 << 20)
+pieces = [data[at : at + 262120] for at in range(0, len(data), 262120)]
+stream = conn.newStream()
+volume.upload(stream, 0, len(data))
+stream.sendAll(lambda *_: pieces.pop(0) if pieces else b"", None)
+print(stream.finish(), open(volume.path(), "rb").read() == data)
+found = bytearray()
+stream = conn.newStream()
+volume.download(stream, 0, 0)
+stream.recvAll(lambda _stream, piece, _opaque: found.extend(piece), None)
+print(stream.finish(), found == data)
+print(volume.delete(), pool.destroy())
+for wrong in (uri.replace("storage", "qemu", 1), uri.replace("/system", "/session")):
+    try:
+        libvirt.open(wrong)
+    except libvirt.libvirtError as err:
+        print(err.err)
+"""
+
+
+@pytest.mark.parametrize("kind", ["libvirtd", "storaged"])
+def test_under_libvirts_names(
+    ssh_daemon: SSHDaemon, request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
+    """What libvirt-python does over ssh we do, with either daemon at the other end."""
+    if shutil.which("nc") is None:
+        pytest.skip("netcat is not installed")
+    fixture = {"libvirtd": "libvirt_uri", "storaged": "daemon_uri"}[kind]
+    path = request.getfixturevalue(fixture).partition("socket=")[2]
+    login = f"root@127.0.0.1:{ssh_daemon.port}"
+    query = f"keyfile={ssh_daemon.directory}/user&no_verify=1&no_tty=1&proxy=netcat&socket={path}"
+    uri = f"storage+ssh://{login}/system?{query}"
+    told = []
+    for python, module in ((sys.executable, "storaged.libvirt"), (SYSTEM_PYTHON, "libvirt")):
+        known = subprocess.run([python, "-c", f"import {module}"], cwd=PROJECT, capture_output=True)
+        if known.returncode:
+            continue  # libvirt-python is not installed
+        done = subprocess.run(
+            [python, "-W", "ignore", "-c", USER, module, uri, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=PROJECT,
+        )
+        told.append(done.stdout)
+        assert done.returncode == 0, done.stderr
+    lines = told[0].splitlines()
+    assert lines[:2] == ["True storage 1 0 1", "['u'] ['u']"]
+    assert lines[2:5] == ["0 True", "0 True", "0 0"]
+    assert len(lines) == 7
+    for other in told[1:]:
+        assert other.splitlines() == lines
 
 
 def test_nobody_listens() -> None:

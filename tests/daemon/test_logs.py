@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from storaged.daemon.journal import JournalHandler
 from storaged.daemon.logs import Logs, parse_filters, parse_outputs, source_of
+from storaged.daemon.standarderror import StandardErrorHandler
 from storaged.errors import InvalidArgument, NoSuchPool, OperationFailed, SystemFailure
 from tests.daemon.running import storaged_daemon
 
@@ -193,6 +195,45 @@ def test_a_journal_that_is_gone_stops_nothing(tmp_path: Path) -> None:
     with closing(JournalHandler(address=str(tmp_path / "none"))) as handler:
         record = logging.LogRecord("x", logging.ERROR, "f", 1, "odd \udcff", (), None)
         handler.emit(record)
+
+
+def test_a_journal_that_does_not_read_holds_up_one_record(journal: Journal) -> None:
+    with closing(JournalHandler(address=journal.socket.getsockname())) as handler:
+        began = time.monotonic()
+        for number in range(2000):
+            handler.emit(_record(f"number {number}"))
+        assert time.monotonic() - began < 1.5
+        assert journal.next()["MESSAGE"] == "number 0"
+        handler.emit(_record("again"))
+        last = ""
+        while last != "again":
+            last = journal.next()["MESSAGE"]
+
+
+def test_a_standard_error_that_nobody_reads_holds_up_one_record() -> None:
+    reader, writer = os.pipe()
+    handler = StandardErrorHandler(writer)
+    try:
+        began = time.monotonic()
+        for number in range(2000):
+            handler.emit(_record(f"number {number} {'x' * 100}"))
+        assert time.monotonic() - began < 1.5
+        came = os.read(reader, 1 << 20)  # all that a pipe holds
+        handler.emit(_record("again \udcff"))
+        came += os.read(reader, 1 << 20)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    lines = came.decode().splitlines()
+    assert lines[0].startswith("number 0 ")
+    assert lines[-1] == "again \\udcff"
+    taken = len(lines) - 2
+    assert lines[-2].endswith(f"... {2000 - taken} lines of the log were lost: nobody read them")
+    handler.emit(_record("nobody is there any more"))  # the descriptor is closed: no error
+
+
+def _record(message: str) -> logging.LogRecord:
+    return logging.LogRecord("x", logging.WARNING, "f", 1, message, (), None)
 
 
 def test_the_default_output(tmp_path: Path, journal: Journal) -> None:

@@ -180,6 +180,29 @@ def test_space_is_also_what_was_zeroed(handle: FileHandle) -> None:
     assert list(handle.space(3 * MIB, MIB)) == []
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 7, 100])
+def test_many_pieces_at_once(
+    handle: FileHandle, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Also where the kernel takes only some of them, or a part of one."""
+
+    def some(fd: int, parts: list[bytes], offset: int) -> int:
+        return os.pwrite(fd, b"".join(parts)[:most], offset)
+
+    monkeypatch.setattr(os, "pwritev", some)
+    handle.pwritev([b"ab", memoryview(b"cde"), b"", bytearray(b"fg")], 3)
+    assert handle.pread(100, 0) == b"\0\0\0abcdefg"
+
+
+def test_writing_back(handle: FileHandle) -> None:
+    handle.pwrite(b"x" * MIB, 0)
+    assert handle.begin_writing_back(0, MIB)
+    reading, writing = os.pipe()
+    os.close(writing)
+    with FileHandle(reading) as pipe:
+        assert not pipe.begin_writing_back(0, MIB)
+
+
 def test_space_in_many_pieces(handle: FileHandle) -> None:
     places = range(0, 600 * 64 << 10, 64 << 10)
     for offset in places:

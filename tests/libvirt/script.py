@@ -1,5 +1,5 @@
 # mypy: allow-untyped-calls, disable-error-code="assignment"
-"""One program for libvirt-python and for ours: ``script.py MODULE URI READONLY-URI DIRECTORY``.
+"""One program for libvirt-python and for ours, called as `recording` says.
 
 It uses every call about storage and prints one line of JSON for each: its label with what it
 returned or raised. Sizes of file systems, uuids and times are left out.
@@ -8,58 +8,9 @@ returned or raised. Sizes of file systems, uuids and times are left out.
 from __future__ import annotations
 
 import gc
-import importlib
-import json
-import re
 import sys
-import time
-from pathlib import Path
 
-libvirt = importlib.import_module(sys.argv[1])
-URI, READONLY, HERE = sys.argv[2], sys.argv[3], Path(sys.argv[4])
-#: an engine of this process takes one connection at a time
-ALONE = "/embed" in URI
-UUID = "6a5e2c30-9b6f-4c1e-8a58-0242ac120002"
-POOL = (
-    f"<pool type='dir'><name>p</name><uuid>{UUID}</uuid>"
-    f"<target><path>{HERE}/p</path></target></pool>"
-)
-VOLUME = (
-    "<volume><name>%s</name><capacity>%d</capacity><allocation>0</allocation>"
-    "<target><format type='%s'/></target></volume>"
-)
-
-
-def plain(value):
-    kind = type(value).__name__
-    if isinstance(value, str):
-        value = value.replace(str(HERE), "HERE")
-        value = re.sub(
-            r"<(uuid|capacity|allocation|available|[amc]time|btime|physical)\b.*", "", value
-        )
-        return re.sub(r"\s*\n\s*", "", value)
-    if isinstance(value, bytes):
-        return f"{len(value)} bytes {value[:16].hex()} {sum(value)}"
-    if isinstance(value, (list, tuple)):
-        return [kind, *(plain(each) for each in value)]
-    if value is None or isinstance(value, int):
-        return value
-    return kind
-
-
-def show(label, call, *args):
-    try:
-        found = call(*args)
-    except libvirt.libvirtError as err:
-        err_tuple = err.err and list(err.err)
-        getters = [err.get_error_code(), err.get_error_domain(), err.get_error_level()]
-        print(json.dumps([label, "!", plain(str(err)), plain(err_tuple), getters]))
-    except (TypeError, ValueError, OverflowError, RuntimeError) as err:
-        print(json.dumps([label, "!", type(err).__name__, str(err)]))
-    else:
-        print(json.dumps([label, plain(found)]))
-        return found
-    return None
+from tests.libvirt.recording import HERE, POOL, READONLY, URI, UUID, VOLUME, libvirt, show, turn
 
 
 def connection(conn):
@@ -239,8 +190,7 @@ def streams(conn, volume):
     )
     show("finish", stream.finish)
     whole(conn, volume)
-    if not ALONE:
-        show("foreign", volume.upload, libvirt.open(URI).newStream(), 0, 0)
+    show("foreign", volume.upload, libvirt.open(URI).newStream(), 0, 0)
 
 
 def whole(conn, volume):
@@ -317,15 +267,6 @@ def nonblocking(conn, volume):
     turn(lambda: b"" in got)
     show("got", lambda: b"".join(got))
     show("finish", stream.finish)
-
-
-def turn(until, seconds=5.0):
-    """Run the event loop until something is so."""
-    ticks = libvirt.virEventAddTimeout(20, lambda *_: None, None)
-    end = time.monotonic() + seconds
-    while not until() and time.monotonic() < end:
-        libvirt.virEventRunDefaultImpl()
-    libvirt.virEventRemoveTimeout(ticks)
 
 
 def without_loop(conn):
@@ -432,8 +373,6 @@ def ending(conn, pool):
     show("closed lookup", conn.storagePoolLookupByName, "p")
     show("closed callback", conn.storagePoolEventRegisterAny, None, 0, print, None)
     show("closed keepalive", conn.setKeepAlive, 5, 3)
-    if ALONE:
-        return
     with libvirt.open(URI) as last:
         show("with", last.isAlive)
     show("without", last.isAlive)
@@ -453,8 +392,7 @@ def main():
     volume = volumes(conn, pool)
     streams(conn, volume)
     without_loop(conn)
-    if not ALONE:
-        readonly(pool)
+    readonly(pool)
     del pool, volume
     gc.collect()
     show("close first", conn.close)

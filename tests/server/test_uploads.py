@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from contextlib import suppress
@@ -106,6 +107,25 @@ def test_holes(peer: Peer, target: Path) -> None:
     peer.finish(header)
     content = (target / "v").read_bytes()
     assert content == bytes(65536) + b"data" + bytes(2 * MIB)
+
+
+def test_all_in_its_order(peer: Peer, target: Path) -> None:
+    """Pieces of all sizes, more of them than are written at once, and holes between them."""
+    header = peer.stream(UPLOAD, peer.volume("v"), sparse=True)
+    chance = random.Random(1)
+    packets, content = [], bytearray()
+    for number in range(2000):
+        size = chance.choice((1, 7, 4096, 5000, CHUNK if number % 20 == 0 else 100))
+        if number % 100 == 99:
+            packets.append(hole(header, size))
+            content += bytes(size)
+        else:
+            piece = chance.randbytes(size)
+            packets.append(wire.data(header, piece))
+            content += piece
+    peer.send(b"".join(packets))
+    peer.finish(header)
+    assert holds(target / "v", bytes(content))
 
 
 def test_length_is_the_most(peer: Peer, target: Path) -> None:
@@ -248,6 +268,10 @@ class BlockedSink:
     def write(self, content: Any) -> None:
         self._gate.wait()
         self._sink.write(content)
+
+    def write_many(self, parts: Any) -> None:
+        self._gate.wait()
+        self._sink.write_many(parts)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from storaged.backend import Backend, Durability
 from storaged.driver import Driver, open_driver
 from storaged.errors import StorageError
-from storaged.job import Job
+from storaged.job import Pending
 from storaged.paths import Paths
 from storaged.registry import Registry
 from storaged.rpc import remote, remoteerror
@@ -49,7 +49,7 @@ class Peer:
             assert peer.call(remote.OPEN, "storage:///system", int(readonly)) == Void()
         return peer
 
-    def start(self, procedure: AnyProcedure, *args: Any) -> Record | Job[Any] | Opened:
+    def start(self, procedure: AnyProcedure, *args: Any) -> Record | Pending[Any] | Opened:
         """Return what the session makes of a call, of arguments that have been on a wire."""
         sent = procedure.args(*args).pack()
         return self.session.call(procedure, procedure.args.unpack(sent))
@@ -57,7 +57,7 @@ class Peer:
     def call(self, procedure: AnyProcedure, *args: Any) -> Any:
         """Return the reply to a call, after a wire."""
         outcome = self.start(procedure, *args)
-        if isinstance(outcome, Job):
+        if isinstance(outcome, Pending):
             outcome = outcome.result(PATIENCE)
         if isinstance(outcome, Opened):
             return outcome

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storaged.errors import StorageError
-from storaged.job import Job
+from storaged.job import Job, Pending
 from storaged.rpc import extension, remote
 from storaged.rpc import storage as rpc
 from storaged.rpc.extension import CallFlag
@@ -17,6 +17,7 @@ from storaged.rpc.program import AnyProcedure
 from storaged.rpc.storage import StoragePool, StorageVol
 from storaged.rpc.typedparam import ParamType, TypedParam
 from storaged.service import Identity, Service
+from storaged.service.handler import Work
 from tests.doubles import Control, eventually, promptly
 from tests.service.conftest import Peer, volume_xml
 
@@ -96,7 +97,7 @@ def test_a_call_may_be_detached(peer: Peer, pool: StoragePool, control: Control)
     outcome = peer.session.call(extension.CALL, call)
     peer.session.close()
     control.release_all()
-    assert isinstance(outcome, Job)
+    assert isinstance(outcome, Pending)
     assert outcome.result(20).ret
 
 
@@ -128,6 +129,19 @@ def test_work_of_others_goes_on(
     assert not job.wait(0.05)
     control.release_all()
     job.result(20)
+
+
+def test_work_of_a_daemon_that_begins_while_the_connection_ends(
+    service: Service, pool: StoragePool, control: Control
+) -> None:
+    peer = Peer.of(service, identity=Identity(uid=0, trusted=True))
+    who = (TypedParam("unix-user-id", (ParamType.ULLONG, 1000)),)
+    peer.call(remote.SET_IDENTITY, who, 0)
+    args = rpc.PoolXMLArgs(pool, volume_xml("new"), 0)
+    admitted = peer.session.admit(rpc.VOL_CREATE_XML, args)
+    peer.session.close()
+    assert isinstance(admitted, Work)
+    assert peer.session.begin(admitted, args).job.result(20).name == "new"
 
 
 def test_work_that_begins_while_the_connection_ends(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -16,6 +18,7 @@ from storaged.rpc.program import AnyProcedure
 from storaged.rpc.record import Void
 from storaged.rpc.storage import CallbackId, LifecycleEvent, RefreshEvent, StoragePool
 from storaged.service import Service, registrations
+from storaged.service.records import pool_ref
 from tests.doubles import Control, eventually
 from tests.service.conftest import NOWHERE, Peer
 
@@ -106,6 +109,22 @@ def test_a_registration_for_one_pool(peer: Peer, tmp_path: Path, target: Path) -
         (mine, one, Lifecycle.UNDEFINED),
         (every, one, Lifecycle.UNDEFINED),
     ]
+
+
+def test_who_registers_for_many_pools_does_not_hold_up_events(
+    peer: Peer, service: Service, target: Path
+) -> None:
+    hoarders = [Peer.of(service, readonly=True) for _ in range(5)]
+    for hoarder in hoarders:
+        for number in range(registrations.MOST):
+            hoarder.session.registrations.register(number & 1, UUID(int=number >> 1))
+    pool = peer.define("p", target)
+    began = time.perf_counter()
+    for _ in range(100):
+        service.driver.events.post(pool_ref(pool), Lifecycle.DEFINED)
+    service.driver.events.deliver()
+    assert time.perf_counter() - began < 0.1
+    assert all(hoarder.told == [] for hoarder in hoarders)
 
 
 def test_nothing_after_a_deregistration_or_an_end(service: Service, target: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from storaged.errors import StorageError
 from storaged.flow import Sink
-from storaged.job import Job
+from storaged.job import Pending
 from storaged.rpc import extension, remote
 from storaged.rpc import storage as rpc
 from storaged.rpc.program import AnyProcedure
@@ -40,7 +40,7 @@ NAMES = (
 
 def done(outcome: Any) -> Any:
     """Return the reply of an outcome."""
-    return outcome.result(10) if isinstance(outcome, Job) else outcome
+    return outcome.result(10) if isinstance(outcome, Pending) else outcome
 
 
 @pytest.mark.parametrize("name", NAMES, ids=[repr(name)[:12] for name in NAMES])

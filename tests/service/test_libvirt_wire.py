@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from storaged.errors import StorageError
-from storaged.job import Job
+from storaged.job import Pending
 from storaged.rpc import remote, remoteerror
 from storaged.rpc import storage as rpc
 from storaged.rpc.program import AnyProcedure
@@ -283,7 +283,7 @@ def answer(peer: Peer, procedure: AnyProcedure, args: tuple[Any, ...]) -> Record
     """Return what a session answers, an error as the record of it."""
     try:
         outcome = peer.start(procedure, *args)
-        found = outcome.result(20) if isinstance(outcome, Job) else outcome
+        found = outcome.result(20) if isinstance(outcome, Pending) else outcome
     except StorageError as err:
         return remoteerror.describe(err)
     if not isinstance(found, Record):

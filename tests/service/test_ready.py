@@ -12,7 +12,7 @@ import pytest
 
 from storaged.driver import Driver
 from storaged.errors import StorageError, SystemFailure
-from storaged.job import Job
+from storaged.job import Job, Pending
 from storaged.rpc import extension, remote
 from storaged.rpc import storage as rpc
 from storaged.rpc.program import AnyProcedure
@@ -53,7 +53,7 @@ def held(
 #: procedure, arguments with the names of pools, whether it is ready
 TRUTH: tuple[tuple[AnyProcedure, tuple[Any, ...], bool], ...] = (
     (remote.GET_TYPE, (), True),
-    (remote.GET_CAPABILITIES, (), True),
+    (remote.GET_CAPABILITIES, (), False),
     (remote.SUPPORTS_FEATURE, (14,), True),
     (remote.GET_URI, (), True),
     (rpc.NUM_OF_POOLS, (), True),
@@ -126,7 +126,7 @@ TRUTH: tuple[tuple[AnyProcedure, tuple[Any, ...], bool], ...] = (
     (rpc.VOL_UPLOAD, (V, 0, 0, 0), False),
     (rpc.VOL_DOWNLOAD, (V, 0, 0, 0), False),
     (rpc.FIND_POOL_SOURCES, ("dir", None, 0), False),
-    (rpc.GET_POOL_CAPABILITIES, (0,), True),
+    (rpc.GET_POOL_CAPABILITIES, (0,), False),
     (extension.HELLO, ("x",), True),
     (extension.JOB_LIST, (), True),
     (extension.JOB_FOLLOW, (0,), True),
@@ -185,7 +185,7 @@ def test_truth(
                 outcome = peer.start(procedure, *sent)
             except StorageError:
                 return
-        if isinstance(outcome, Job) and outcome.kind == "look":
+        if isinstance(outcome, Pending) and outcome.kind == "look":
             with promptly():
                 outcome.result(2)  # the last known facts
 
@@ -260,7 +260,7 @@ class TestLooks:
     def test_in_time(self, peer: Peer, pool: StoragePool, vol: StorageVol, target: Path) -> None:
         (target / "v").write_bytes(b"x" * 8192)
         outcome = peer.start(rpc.VOL_GET_INFO, vol)
-        assert isinstance(outcome, Job)
+        assert isinstance(outcome, Pending)
         assert outcome.result(10).capacity == 8192
         outcome = peer.start(rpc.VOL_GET_XML_DESC, vol, 0)
         assert "<timestamps>" in outcome.result(10).xml  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ import pytest
 
 from storaged import job as jobs
 from storaged.errors import Cancelled, Timeout
-from storaged.job import Job, JobState, Progress
+from storaged.job import Job, JobState, Pending, Progress
 from storaged.request import outcome
 from tests.doubles import PATIENCE
 
@@ -210,7 +210,7 @@ def test_an_interrupt_cancels_what_was_waited_for(
     def interrupted(_timeout: float | None = None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job._ended, "wait", interrupted)
+    monkeypatch.setattr(job, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         outcome(job, True)
     assert job.cancelling
@@ -235,3 +235,37 @@ def test_many_threads_wait_for_one_end(job: Job[Any]) -> None:
 
 def test_repr_names_the_job(job: Job[Any]) -> None:
     assert repr(job) == f"<Job {job.id} clone p/v running>"
+
+
+def test_a_pending_result_costs_nothing_that_waits_until_somebody_does() -> None:
+    pending: Pending[int] = Pending("look")
+    told: list[int] = []
+    pending.on_end(lambda: told.append(pending.result()))
+    assert not pending.ended
+    pending.finish(5)
+    pending.fail(ValueError())
+    pending.on_end(lambda: told.append(6))
+    assert (pending.ended, pending.error, told) == (True, None, [5, 6])
+    assert pending.wait(0)
+    assert pending.giving(str).complete() == "5"
+    assert pending._waited is None
+
+
+def test_a_pending_result_is_waited_for() -> None:
+    pending: Pending[int] = Pending("look")
+    assert not pending.wait(0.01)
+    with pytest.raises(Timeout, match=r"look has not ended within 0\.01 s"):
+        pending.result(0.01)
+    timer = threading.Timer(0.05, pending.fail, [KeyError("x")])
+    timer.start()
+    with pytest.raises(KeyError):
+        pending.result(PATIENCE)
+    timer.join()
+
+
+def test_subscribers_hear_of_the_end_before_its_hooks_run(job: Job[Any]) -> None:
+    order: list[str] = []
+    job.on_end(lambda: order.append("hook"))
+    job.subscribe(lambda progress: order.append(progress.state))
+    job.finish(None)
+    assert order == ["done", "hook"]

@@ -239,3 +239,22 @@ def test_an_interrupted_wait_cancels_the_work(
             pool.create("v", 4096)
     eventually(lambda: idle(pool))
     assert pool.names() == []
+
+
+def test_a_create_looks_at_its_name_once(pool: Pool, control: Control) -> None:
+    """Planning it is that look; who has the name is found out where planning fails."""
+    before = control.calls["look"]
+    pool.create("v", 4096)
+    assert control.calls["look"] == before
+
+
+def test_that_a_volume_has_the_name_is_said_before_what_else_is_wrong(
+    engine: Engine, storage: Storage
+) -> None:
+    pool = engine.pool("plain", "dir", storage)
+    (engine.directory / "plain" / "found").write_bytes(b"x" * 512)
+    for format in ("raw", "qed"):  # the latter cannot be created
+        with refused(90, "storage volume 'found' exists already") as caught:
+            pool.create("found", 4096, format=format)
+        assert "with 512 bytes" in str(caught.value.advice)
+    assert pool.names() == ["found"]

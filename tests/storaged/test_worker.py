@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -86,6 +87,33 @@ def test_a_burst_keeps_to_the_limit() -> None:
     for job in jobs:
         job.result(PATIENCE)
     assert 1 < most[0] <= 4
+
+
+def test_threads_that_are_not_needed_end_while_others_work() -> None:
+    """The one that was at work last is given the next work, so the others become idle."""
+    workers = Workers("spare", Limits(threads=4, idle=0.2))
+    together = threading.Barrier(4)
+    for job in [workers.submit(Job("x"), lambda _job: together.wait(PATIENCE)) for _ in range(4)]:
+        job.result(PATIENCE)
+    assert threads_of("spare") == 4
+
+    def few_are_left() -> bool:
+        workers.submit(Job("x"), lambda _job: None).result(PATIENCE)
+        return threads_of("spare") <= 2
+
+    eventually(few_are_left)
+
+
+def test_nothing_of_the_last_work_is_kept_alive() -> None:
+    workers = Workers("forgetful")
+
+    class Result:
+        pass
+
+    job: Job[Result] = workers.submit(Job("x"), lambda _job: Result())
+    alive = weakref.ref(job.result(PATIENCE))
+    del job
+    eventually(lambda: alive() is None)
 
 
 def test_a_stuck_thread_is_replaced(opened: threading.Event) -> None:

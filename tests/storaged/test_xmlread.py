@@ -182,3 +182,23 @@ def test_numbers(node: Node) -> None:
 def test_the_line_at_fault_is_shown(document: str, shown: str) -> None:
     _, newline, rest = str(refused(document)).partition("\n")
     assert newline + rest == shown
+
+
+REPEATED = """<r><a><x/></a><a><b k=''>1</b><b k='2'>2</b></a><c><a><b>no</b></a></c><a><b>3</b></a>
+<d>one<e>two</e>three</d><f>four<!-- gone -->five<![CDATA[six]]></f></r>"""
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "a/x", "c/a/b", "b", "a/x/y", "d", "e", "d/e"])
+def test_elements_are_found_as_lxml_finds_them(path: str) -> None:
+    root = read(REPEATED, "r", "x")
+    found = root.first(path)
+    assert (found.element if found else None) is root.element.find(path)
+    values = [node.get("k") for node in root.element.iterfind(path)]
+    assert root.value(path, "k") == (next((v for v in values if v is not None), None) or None)
+
+
+def test_text_is_all_there_is() -> None:
+    root = read(REPEATED, "r", "x")
+    assert root.text("d") == "onetwothree"
+    assert root.text("f") == "fourfivesix"
+    assert root.text("a/x") is None

@@ -371,7 +371,7 @@ def promised_after_a_death(client: Client) -> object:
 def promised_at_once(client: Client) -> object:
     """Bytes reach the file within 100 ms, without a finish."""
     volume = client.volume(client.pool("s-soon"), "v", 4 * MIB)
-    slowest = 0.0
+    took = []
     stream = client.connection.newStream()
     volume.upload(stream, 0, 0)
     for number in range(1, 20):
@@ -379,7 +379,8 @@ def promised_at_once(client: Client) -> object:
         start = time.monotonic()
         send(stream, data)
         _until(lambda end=data[-100:]: end in _file(volume), "the bytes do not arrive", 2)  # type: ignore[misc]
-        slowest = max(slowest, time.monotonic() - start)
+        took.append(time.monotonic() - start)
     stream.finish()
-    assert slowest < 0.3, slowest  # the machine may be busy
+    # a busy machine may stop everybody for a moment, but not again and again
+    assert sorted(took)[-4] < 0.1, took
     return None
