@@ -12,6 +12,9 @@ import pytest
 
 from tests.cli.conftest import Ctl
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def path(pool: Ctl, tmp_path: Path) -> str:

@@ -20,6 +20,9 @@ from tests.cli.test_many import median
 from tests.cli.test_terminal import PATIENCE, fill, running, wait_for
 from tests.daemon.running import Daemon, storaged_daemon
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:

@@ -11,6 +11,9 @@ import pytest
 from tests.cli.conftest import Ctl
 from tests.cli.test_terminal import Screen
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 BOTH_WAYS = True
 
 

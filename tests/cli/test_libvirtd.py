@@ -13,6 +13,9 @@ from tests.cli.test_story import qemu_info
 from tests.cli.test_terminal import running, wait_for
 from tests.storaged.libvirtd import Libvirtd, libvirtd
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:

@@ -10,6 +10,9 @@ import pytest
 
 from tests.cli.conftest import Ctl
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 BOTH_WAYS = True
 WITHOUT_DAEMON = ("test_wrong_command_lines", "test_a_broken_file_is_a_warning")
 

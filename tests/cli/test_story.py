@@ -10,6 +10,9 @@ import pytest
 
 from tests.cli.conftest import Ctl
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 BOTH_WAYS = True
 WITHOUT_DAEMON = ("test_queries_work_while_another_engine_holds_the_lock",)
 

@@ -18,6 +18,9 @@ import pytest
 
 from tests.cli.conftest import Ctl
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 PATIENCE = 60.0
 
 

@@ -28,6 +28,9 @@ from tests.daemon.running import (
 )
 from tests.storaged.libvirtd import libvirtd
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 VIRSH = pytest.mark.skipif(shutil.which("virsh") is None, reason="virsh is not installed")
 
 

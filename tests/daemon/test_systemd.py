@@ -30,6 +30,9 @@ from tests.daemon.running import (
     storaged_daemon,
 )
 
+#: each test starts programs; together they take most of a minute
+pytestmark = pytest.mark.slow
+
 HANDOVER = str(Path(__file__).with_name("handover.py"))
 
 
