@@ -26,7 +26,7 @@ run: ## Install storaged into .venv and show storagectl at work in a root of its
 lint: setup ## Run ruff and mypy
 	@$(PYTEST) -q tests/test_linters.py $(ARGS)
 
-check: setup ## Run linters, types and the quick tests: under a minute, for every change
+check: setup ## Run linters, types and the quick tests: about a minute, for every change
 	@$(PYTEST) -q -n $(JOBS) -m "not slow and not install" $(ARGS)
 
 check-pythons: ## Run the quick tests with every Python >= 3.11 on this machine
