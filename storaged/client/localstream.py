@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, TypeVar
 
 from storaged.client.link import EventCallback, RemoteFailure, StreamLink
@@ -84,7 +85,7 @@ class Events:
 
     def _tell(self, procedure: AnyProcedure, record: Record) -> None:
         for listener in self._listeners:
-            listener(procedure, record)
+            _guarded(partial(listener, procedure, record))
 
     def _run(self) -> None:
         while True:
@@ -94,12 +95,17 @@ class Events:
                 if self._closed:
                     return
                 task = self._queue.popleft()
-            try:
-                task()
-            except Exception:
-                import logging  # slow to import, and rarely needed
+            _guarded(task)
 
-                logging.getLogger(__name__).exception("a callback of a link failed")
+
+def _guarded(task: Callable[[], None]) -> None:
+    """Do what others have left here; their faults end neither the thread nor the rest."""
+    try:
+        task()
+    except Exception:
+        import logging  # slow to import, and rarely needed
+
+        logging.getLogger(__name__).exception("a callback of a link failed")
 
 
 class LocalStream(StreamLink):

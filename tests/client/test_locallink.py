@@ -140,5 +140,6 @@ def test_callbacks_that_fail_are_logged(pool: PoolCalls, caplog: pytest.LogCaptu
     pool.link.call(storage.EVENT_REGISTER, storage.EventRegisterArgs(1, None))
     for _ in range(2):
         pool.link.call(storage.POOL_REFRESH, storage.PoolFlagsArgs(pool.pool))
+    assert told.wait(10)  # who fails comes before who is told
     pool.link.close()
     assert "boom" in caplog.text
