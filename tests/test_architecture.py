@@ -26,7 +26,7 @@ LAYERS = (
     ("storaged.rpc.*",),
     ("storaged.rules", "storaged.traits"),
     ("storaged.facts", "storaged.source", "storaged.target"),
-    ("storaged.model", "storaged.job"),
+    ("storaged.model", "storaged.job", "storaged.wirenames"),
     ("storaged.xmlread", "storaged.xmlwrite"),
     ("storaged.schema", "storaged.xmlparts"),
     ("storaged.encryptionxml", "storaged.sourcexml"),

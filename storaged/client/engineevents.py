@@ -6,12 +6,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from storaged.client.enginevalues import failures, pool_ref
+from storaged.client.enginevalues import failures
 from storaged.client.link import Link, RemoteFailure
 from storaged.events import Event, Events, Lifecycle
 from storaged.rpc import storage
 from storaged.rpc.program import AnyProcedure
 from storaged.rpc.record import Record
+from storaged.wirenames import pool_ref
 
 #: Libvirt's numbers of the two kinds of events.
 _LIFECYCLE, _REFRESH = 0, 1

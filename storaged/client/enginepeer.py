@@ -13,19 +13,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from storaged.client.enginejobs import JobBoard
-from storaged.client.enginevalues import (
-    failures,
-    pool_info,
-    pool_record,
-    volume_info,
-    volume_record,
-)
+from storaged.client.enginevalues import failures, pool_info, volume_info
 from storaged.client.link import Link
 from storaged.facts import PoolInfo, PoolRef, PoolState, VolumeInfo, VolumeRef
 from storaged.job import Job
 from storaged.rpc import extension
 from storaged.rpc.program import Procedure
 from storaged.rpc.record import Record, Void
+from storaged.wirenames import pool_record, volume_record
 
 if TYPE_CHECKING:
     from storaged.settings import PoolPolicy

@@ -14,14 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from storaged.client.enginepeer import Peer
 from storaged.client.enginestreams import run
-from storaged.client.enginevalues import (
-    failures,
-    pool_record,
-    pool_ref,
-    read_pool,
-    read_volume,
-    volume_record,
-)
+from storaged.client.enginevalues import failures, read_pool, read_volume
 from storaged.errors import (
     InternalError,
     InvalidArgument,
@@ -42,6 +35,7 @@ from storaged.job import Job
 from storaged.rpc import storage
 from storaged.rpc.program import Procedure
 from storaged.rpc.record import Record
+from storaged.wirenames import pool_record, pool_ref, volume_record
 
 if TYPE_CHECKING:
     from storaged.settings import PoolPolicy

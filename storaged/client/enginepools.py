@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from storaged.client.enginepeer import Peer
-from storaged.client.enginevalues import pool_record, pool_ref, read_pool, write_pool
+from storaged.client.enginevalues import read_pool, write_pool
 from storaged.facts import PoolInfo, PoolRef
 from storaged.filters import ALL, PoolFilter
 from storaged.job import Job
 from storaged.rpc import storage
 from storaged.rpc.program import Procedure
+from storaged.wirenames import pool_record, pool_ref
 
 if TYPE_CHECKING:
     from storaged.model import PoolDef

@@ -10,22 +10,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from storaged.client.link import RemoteFailure
 from storaged.errors import InvalidArgument
 from storaged.facts import PoolInfo, PoolRef, PoolState, Space, VolumeInfo, VolumeRef
 from storaged.rpc.extension import PoolFacts, VolFacts
 from storaged.rpc.remoteerror import revive
-from storaged.rpc.storage import StoragePool, StorageVol
-from storaged.traits import PoolType, VolumeType
+from storaged.traits import PoolType
+from storaged.wirenames import VOLUME_TYPES, pool_ref
 from storaged.xmlwrite import Writer, escape_text
 
 if TYPE_CHECKING:
     from storaged.model import BackingStore, Permissions, PoolDef, VolumeDef
 
-#: In the order of libvirt's numbers.
-_VOLUME_TYPES = tuple(VolumeType)
 _TYPE_OF_POOL = re.compile(r"<pool\b[^>]*?\btype\s*=\s*(?:'([^']*)'|\"([^\"]*)\")")
 
 
@@ -39,21 +36,6 @@ def failures() -> Iterator[None]:
         yield
     except RemoteFailure as err:
         raise revive(err.error) from err
-
-
-def pool_record(ref: PoolRef) -> StoragePool:
-    """Return the name of a pool as it stands on the wire."""
-    return StoragePool(ref.name, ref.uuid.bytes)
-
-
-def volume_record(ref: VolumeRef) -> StorageVol:
-    """Return the name of a volume as it stands on the wire."""
-    return StorageVol(ref.pool.name, ref.name, ref.key)
-
-
-def pool_ref(record: StoragePool) -> PoolRef:
-    """Return the pool that a record names."""
-    return PoolRef(record.name, UUID(bytes=record.uuid))
 
 
 def pool_info(facts: PoolFacts) -> PoolInfo:
@@ -78,16 +60,11 @@ def pool_type(word: str) -> PoolType | str:
         return word
 
 
-def volume_type(number: int) -> VolumeType:
-    """Return the type of a volume by libvirt's number."""
-    return _VOLUME_TYPES[number]
-
-
 def volume_info(pool: PoolRef, facts: VolFacts) -> VolumeInfo:
     """Return the figures of a volume."""
     return VolumeInfo(
         ref=VolumeRef(pool, facts.vol.name, facts.vol.key),
-        type=volume_type(facts.type),
+        type=VOLUME_TYPES[facts.type],
         capacity=facts.capacity,
         allocation=facts.allocation,
         physical=facts.physical,

@@ -7,15 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from storaged.client.enginepeer import Peer
-from storaged.client.enginevalues import (
-    failures,
-    pool_record,
-    pool_ref,
-    read_volume,
-    validate_volume,
-    volume_record,
-    write_volume,
-)
+from storaged.client.enginevalues import failures, read_volume, validate_volume, write_volume
 from storaged.errors import InvalidArgument
 from storaged.facts import PoolRef, VolumeInfo, VolumeRef
 from storaged.flow import Sink, Source
@@ -23,6 +15,7 @@ from storaged.job import Job
 from storaged.rpc import storage
 from storaged.rpc.program import Procedure
 from storaged.units import MAX_SIZE
+from storaged.wirenames import pool_record, pool_ref, volume_record
 
 if TYPE_CHECKING:
     from storaged.model import VolumeDef

@@ -75,10 +75,6 @@ class Notifier:
         """Say in a line what is going on."""
         self._send(f"STATUS={text}")
 
-    def main_pid(self, pid: int) -> None:
-        """Say which process is the service, where it is not the one that was started."""
-        self._send(f"MAINPID={pid}")
-
     def _send(self, message: str) -> None:
         if self._address is None:
             return

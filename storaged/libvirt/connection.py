@@ -305,7 +305,7 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
         handle = self._open(function)
         if pool is not None and pool._handle is not handle:
             refuse_foreign_pool(pool, function)
-        about = None if pool is None else pool._pool
+        about = None if pool is None else pool._record
         return self._registrations.add(self, event, about, cb, opaque)
 
     def storagePoolEventDeregisterAny(self, callbackID: int) -> None:  # noqa: N802, N803

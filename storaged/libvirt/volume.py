@@ -9,98 +9,71 @@ from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.arguments import flags as as_flags
 from storaged.libvirt.arguments import size
 from storaged.libvirt.errors import refuse_argument, refuse_pointer
-from storaged.libvirt.handle import Handle
+from storaged.libvirt.held import Held
 from storaged.libvirt.stream import STREAM_CHUNK, virStream
 from storaged.rpc import storage
 from storaged.rpc.program import Procedure
 
 if TYPE_CHECKING:
-    from storaged.libvirt.connection import virConnect
     from storaged.libvirt.pool import virStoragePool
 
 
-class virStorageVol:  # noqa: N801 -- libvirt-python's name
+class virStorageVol(Held[storage.StorageVol]):  # noqa: N801 -- libvirt-python's name
     """A volume; made by the methods of `virStoragePool` and `virConnect`."""
 
     #: the size of the pieces in which streams move data, in bytes
     streamBufSize = STREAM_CHUNK  # noqa: N815
 
-    def __init__(
-        self,
-        conn: virConnect,
-        _obj: storage.StorageVol | None = None,
-        _handle: Handle | None = None,
-    ) -> None:
-        if _obj is None:
-            raise TypeError("volumes are made by the methods of a pool or a connection")
-        self._conn = conn
-        self._handle = conn._held("virStorageVolRef") if _handle is None else _handle.hold()
-        self._vol = _obj
-
-    def __del__(self) -> None:
-        handle = self.__dict__.get("_handle")
-        if handle is not None:
-            handle.release()
-
-    def c_pointer(self) -> int:
-        """Return a number that no other living object has."""
-        return id(self)
-
-    def connect(self) -> virConnect:
-        """Return the connection."""
-        return self._conn
-
-    def name(self) -> str:
-        """Return the name."""
-        return self._vol.name
+    _counted = "virStorageVolRef"
+    _makers = "volumes are made by the methods of a pool or a connection"
 
     def key(self) -> str:
         """Return the key, which no other volume has."""
-        return self._vol.key
+        return self._record.key
 
     def path(self) -> str:
         """Return the path."""
-        return self._handle.call(storage.VOL_GET_PATH, storage.VolArgs(self._vol)).name
+        return self._handle.call(storage.VOL_GET_PATH, storage.VolArgs(self._record)).name
 
     def info(self) -> list[int]:
         """Return type, capacity and allocation, in bytes."""
-        info = self._handle.call(storage.VOL_GET_INFO, storage.VolArgs(self._vol))
+        info = self._handle.call(storage.VOL_GET_INFO, storage.VolArgs(self._record))
         return [info.type, info.capacity, info.allocation]
 
     def infoFlags(self, flags: int = 0) -> list[int]:  # noqa: N802
         """Return type, capacity and allocation; the physical size for the latter if asked."""
-        args = storage.VolFlagsArgs(self._vol, as_flags(flags))
+        args = storage.VolFlagsArgs(self._record, as_flags(flags))
         info = self._handle.call(storage.VOL_GET_INFO_FLAGS, args)
         return [info.type, info.capacity, info.allocation]
 
     def XMLDesc(self, flags: int = 0) -> str:  # noqa: N802
         """Return the description."""
-        args = storage.VolFlagsArgs(self._vol, as_flags(flags))
+        args = storage.VolFlagsArgs(self._record, as_flags(flags))
         return self._handle.call(storage.VOL_GET_XML_DESC, args).xml
 
     def storagePoolLookupByVolume(self) -> virStoragePool:  # noqa: N802
         """Return the pool."""
-        args = storage.VolArgs(self._vol)
+        args = storage.VolArgs(self._record)
         found = self._handle.call(storage.POOL_LOOKUP_BY_VOLUME, args).pool
         return self._conn._pool(found, self._handle)
 
     def delete(self, flags: int = 0) -> int:
         """Delete the volume."""
-        args = storage.VolFlagsArgs(self._vol, as_flags(flags))
+        args = storage.VolFlagsArgs(self._record, as_flags(flags))
         self._handle.check_writable("virStorageVolDelete")
         self._handle.call(storage.VOL_DELETE, args)
         return 0
 
     def wipe(self, flags: int = 0) -> int:
         """Overwrite the data with zeros."""
-        args = storage.VolFlagsArgs(self._vol, as_flags(flags))
+        args = storage.VolFlagsArgs(self._record, as_flags(flags))
         self._handle.check_writable("virStorageVolWipe")
         self._handle.call(storage.VOL_WIPE, args)
         return 0
 
     def wipePattern(self, algorithm: int, flags: int = 0) -> int:  # noqa: N802
         """Overwrite the data as one of ``VIR_STORAGE_VOL_WIPE_ALG_*`` says."""
-        args = storage.VolWipePatternArgs(self._vol, as_flags(algorithm), as_flags(flags))
+        args = storage.VolWipePatternArgs(self._record, as_flags(algorithm), as_flags(flags))
         self._handle.check_writable("virStorageVolWipePattern")
         self._handle.call(storage.VOL_WIPE_PATTERN, args)
         return 0
@@ -115,7 +88,7 @@ class virStorageVol:  # noqa: N801 -- libvirt-python's name
             refuse_argument(
                 function, "capacity", "cannot be zero without 'delta' or 'shrink' flags set"
             )
-        args = storage.VolResizeArgs(self._vol, wanted, bits)
+        args = storage.VolResizeArgs(self._record, wanted, bits)
         self._handle.call(storage.VOL_RESIZE, args)
         return 0
 
@@ -143,9 +116,9 @@ class virStorageVol:  # noqa: N801 -- libvirt-python's name
         self._handle.check_writable(function)
         if stream._handle is not self._handle:
             refuse_argument(
-                function, "stream", f"must match connection of volume '{self._vol.name}'"
+                function, "stream", f"must match connection of volume '{self._record.name}'"
             )
         sparse = bool(bits & constants.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
-        args = storage.VolStreamArgs(self._vol, start, count, bits)
+        args = storage.VolStreamArgs(self._record, start, count, bits)
         stream._open(procedure, args, sparse=sparse)
         return 0

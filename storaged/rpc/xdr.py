@@ -11,6 +11,7 @@ means that an optional value is there.
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 from storaged.rpc.errors import RPCError
@@ -100,7 +101,7 @@ def unencodable(why: str) -> RPCError:
     return RPCError("Unable to encode message payload", advice=why)
 
 
-class Type(Generic[T]):
+class Type(ABC, Generic[T]):
     """How values of one kind stand in a message."""
 
     #: the `struct` code of a type of one fixed size, "" for all others
@@ -108,19 +109,19 @@ class Type(Generic[T]):
     #: how many bytes a value takes at least
     least = 4
 
+    @abstractmethod
     def read(self, reader: Reader) -> T:
         """Return the next value.
 
         :raise RPCError: there is none, or it breaks the bounds of the type.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, out: bytearray, value: T) -> None:
         """Append a value.
 
         :raise RPCError: it breaks the bounds of the type.
         """
-        raise NotImplementedError
 
 
 class Number(Type[int]):

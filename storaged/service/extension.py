@@ -55,15 +55,10 @@ from storaged.service.handler import (
     refuse_unknown,
 )
 from storaged.service.jobs import facts
-from storaged.service.records import (
-    VOLUME_TYPES,
-    pool_record,
-    pool_ref,
-    volume_record,
-    volume_ref,
-)
+from storaged.service.records import volume_ref
 from storaged.settings import PoolPolicy
 from storaged.version import VERSION
+from storaged.wirenames import VOLUME_NUMBERS, pool_record, pool_ref, volume_record
 
 if TYPE_CHECKING:
     from storaged.driver import Driver
@@ -273,7 +268,7 @@ def _vol_known(session: Session, args: VolFactsArgs) -> bool:
 def _vol_facts(info: VolumeInfo) -> VolFacts:
     return VolFacts(
         volume_record(info.ref),
-        VOLUME_TYPES[info.type],
+        VOLUME_NUMBERS[info.type],
         info.capacity,
         info.allocation,
         info.physical,

@@ -40,7 +40,7 @@ from storaged.service.handler import (
     never,
     refuse_unknown,
 )
-from storaged.service.records import pool_record, pool_ref
+from storaged.wirenames import pool_record, pool_ref
 
 if TYPE_CHECKING:
     from storaged.service.session import Session

@@ -29,8 +29,9 @@ from storaged.rpc.storage import (
 )
 from storaged.service.handler import Begun, Handlers, Query, Work, never, refuse_unknown
 from storaged.service.pools import SHORT, check_room, require_room
-from storaged.service.records import pool_ref, volume_info, volume_record, volume_ref
+from storaged.service.records import volume_info, volume_ref
 from storaged.service.volumelist import VolumeList
+from storaged.wirenames import pool_ref, volume_record
 
 if TYPE_CHECKING:
     from storaged.job import Pending

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,16 @@ class Ctl:
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A place for the byte code, which an installed storagectl has too."""
     return tmp_path_factory.mktemp("compiled")
+
+
+@contextmanager
+def beside(root: Path, place: Path, compiled: Path) -> Iterator[Ctl]:
+    """Storagectl beside the daemon below *root*, with one running pool ``t`` over *place*."""
+    ctl = Ctl(root, place / "images", {"PYTHONPYCACHEPREFIX": str(compiled), "TMPDIR": str(place)})
+    ctl.start_pool()
+    yield ctl
+    ctl.run("pool", "stop", "t")
+    ctl.run("pool", "undefine", "t")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

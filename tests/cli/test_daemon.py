@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ctl
+from tests.cli.conftest import Ctl, beside
 from tests.cli.test_many import median
 from tests.cli.test_terminal import PATIENCE, fill, running, wait_for
 from tests.daemon.running import Daemon, storaged_daemon
@@ -33,12 +33,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @pytest.fixture
 def served(daemon: Daemon, tmp_path: Path, compiled: Path) -> Iterator[Ctl]:
     """Storagectl beside a daemon, with one running pool ``t``."""
-    env = {"PYTHONPYCACHEPREFIX": str(compiled), "TMPDIR": str(tmp_path)}
-    ctl = Ctl(daemon.root, tmp_path / "images", env)
-    ctl.start_pool()
-    yield ctl
-    ctl.run("pool", "stop", "t")
-    ctl.run("pool", "undefine", "t")
+    with beside(daemon.root, tmp_path, compiled) as ctl:
+        yield ctl
 
 
 def test_the_daemon_does_the_work(daemon: Daemon, served: Ctl):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Ctl
+from tests.cli.conftest import Ctl, beside
 from tests.cli.test_daemon import refreshed
 from tests.cli.test_story import qemu_info
 from tests.cli.test_terminal import running, wait_for
@@ -26,12 +26,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirtd]:
 @pytest.fixture
 def served(daemon: Libvirtd, tmp_path: Path, compiled: Path) -> Iterator[Ctl]:
     """Storagectl beside libvirt's daemon, with one running pool ``t``."""
-    env = {"PYTHONPYCACHEPREFIX": str(compiled), "TMPDIR": str(tmp_path)}
-    ctl = Ctl(daemon.root, tmp_path / "images", env)
-    ctl.start_pool()
-    yield ctl
-    ctl.run("pool", "stop", "t")
-    ctl.run("pool", "undefine", "t")
+    with beside(daemon.root, tmp_path, compiled) as ctl:
+        yield ctl
 
 
 def test_the_daemon_does_the_work(daemon: Libvirtd, served: Ctl):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -16,17 +14,10 @@ from storaged.rpc.remote import AuthType
 from storaged.rpc.storage import ListVolsArgs, PoolFlagsArgs, StorageVol, VolArgs
 from storaged.server.limits import Bounds, ServerLimits
 from storaged.service import Identity
-from tests.doubles import PATIENCE
+from tests.doubles import PATIENCE, eventually
 from tests.server.conftest import Daemon
 from tests.server.peer import Refusal
 from tests.server.test_hostile import Asked, ordinary
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_pongs_for_who_does_not_read(daemon: Daemon) -> None:
@@ -37,7 +28,7 @@ def test_pongs_for_who_does_not_read(daemon: Daemon) -> None:
     client = next(iter(daemon.server._clients.values()))
     transport = client._transport
     assert transport is not None
-    until(lambda: client.full)
+    eventually(lambda: client.full)
     assert transport.get_write_buffer_size() < 1 << 20
     other = daemon.connect().open()
     assert other.call(remote.GET_TYPE).type == "storage"
@@ -60,11 +51,11 @@ def test_questions_of_clients_that_are_gone_still_count(daemon: Daemon) -> None:
         peer.begin(remote.AUTH_POLKIT)
         assert begun.acquire(timeout=PATIENCE)
         peer.close()
-    until(lambda: not daemon.server._clients)
+    eventually(lambda: not daemon.server._clients)
     assert daemon.server.anonymous() == 3
     assert not daemon.server.accepting
     answer.set()
-    until(lambda: daemon.server.anonymous() == 0)
+    eventually(lambda: daemon.server.anonymous() == 0)
     assert daemon.server.accepting
     peer = daemon.connect()
     assert peer.call(remote.AUTH_POLKIT).complete == 1

@@ -18,7 +18,7 @@ from storaged.rpc.program import AnyProcedure
 from storaged.rpc.record import Void
 from storaged.rpc.storage import CallbackId, LifecycleEvent, RefreshEvent, StoragePool
 from storaged.service import Service, registrations
-from storaged.service.records import pool_ref
+from storaged.wirenames import pool_ref
 from tests.doubles import Control, eventually
 from tests.service.conftest import NOWHERE, Peer
 
