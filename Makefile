@@ -11,7 +11,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lint check check-pythons test coverage bench clean
+.PHONY: help setup run lint check check-pythons test coverage bench fuzz clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ coverage: setup ## Run all tests but the installation and show the lines that no
 
 bench: setup ## Measure against the goals; ARGS="--json FILE --directory DIR --only NAME"
 	@$(VENV)/bin/python -m tests.bench $(ARGS)
+
+fuzz: setup ## Fuzz the readers of images for ten minutes; ARGS="--seconds N --target NAME --seed N"
+	@$(VENV)/bin/python -c 'import atheris' 2>/dev/null || \
+	    $(VENV)/bin/python -m pip install -q atheris || \
+	    echo "atheris cannot be installed: the fuzzer does without it" >&2
+	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
 
 clean: ## Remove what the other targets made
 	rm -rf .venv .venv-* demo-root try build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \

@@ -38,6 +38,7 @@ class ImageInfo:
     :param features: None for everything but qcow2 version 3.
     :param data_file: name of an external data file, None if there is none.
     :param reasons: why *state* is not ok, one sentence each.
+    :param harmless: those of *reasons* that say nothing against reading the image.
     """
 
     format: str
@@ -50,5 +51,16 @@ class ImageInfo:
     data_file: bytes | None = None
     #: internal snapshots of a qcow2
     snapshots: int = 0
+    #: width of the refcounts of a qcow2
+    refcount_bits: int = 16
+    #: how compressed clusters are packed: ``zlib`` or ``zstd``
+    compression: str | None = None
+    #: createType of a vmdk, or how else one format comes in several shapes (``fixed``, ``dynamic``)
+    subformat: str | None = None
+    #: other files that hold the data: the names of a vmdk's extents
+    extents: tuple[bytes, ...] = ()
+    #: persistent dirty bitmaps of a qcow2
+    bitmaps: int = 0
     state: ImageState = ImageState.OK
     reasons: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()

@@ -6,9 +6,11 @@ Source: ECMA-119, section 8.4 (the primary volume descriptor).
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from storaged.formats.findings import Findings
 from storaged.formats.image import ImageInfo
+from storaged.formats.reader import Reader
 from storaged.formats.window import Window
 
 #: Sector 16 of 2048 bytes: the first volume descriptor.
@@ -16,6 +18,10 @@ _DESCRIPTOR = 32768
 _VOLUME_SPACE_SIZE = struct.Struct("<I")
 _LOGICAL_BLOCK_SIZE = struct.Struct("<H")
 _PRIMARY = 1
+_SECTOR = 2048
+#: How many volume descriptors are looked at.
+_DESCRIPTORS = 32
+_UDF = (b"NSR02", b"NSR03")
 
 
 def inspect(window: Window) -> ImageInfo:
@@ -35,3 +41,30 @@ def inspect(window: Window) -> ImageInfo:
                 f"the volume is {blocks} blocks of {block_size} bytes, more than the file"
             )
     return findings.info("iso", window.size)
+
+
+def describe(reader: Reader) -> ImageInfo:
+    """Say what an ISO 9660 or UDF image is, and which of both it is. Bounded and total."""
+    window = Window(reader.pread, reader.size)
+    info = inspect(window)
+    found = identifiers(reader)
+    kinds = [
+        name for name, there in (("iso9660", b"CD001" in found), ("udf", is_udf(found))) if there
+    ]
+    return replace(info, cluster_size=_SECTOR, subformat="+".join(kinds) or None)
+
+
+def is_udf(found: frozenset[bytes]) -> bool:
+    """Whether these identifiers make a UDF file system."""
+    return bool(found.intersection(_UDF))
+
+
+def identifiers(reader: Reader) -> frozenset[bytes]:
+    """Return the identifiers of all volume descriptors."""
+    data = reader.pread(_DESCRIPTORS * _SECTOR, _DESCRIPTOR)
+    found = set()
+    for start in range(0, len(data), _SECTOR):
+        if not any(data[start : start + 7]):
+            break
+        found.add(data[start + 1 : start + 6])
+    return frozenset(found)

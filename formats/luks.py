@@ -5,6 +5,8 @@ Source: the LUKS On-Disk Format Specification 1.2.3. All integers are big-endian
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -53,6 +55,20 @@ class KeySlot(Record):
     stripes: U32
 
 
+def overlapping(slots: Sequence[KeySlot], key_bytes: int) -> tuple[int, int] | None:
+    """Return the numbers of two slots in use whose key material shares sectors, None if none do."""
+    sectors = -(-key_bytes * STRIPES // SECTOR)
+    places = sorted(
+        (slot.key_material_offset, number)
+        for number, slot in enumerate(slots)
+        if slot.active == KEY_ENABLED
+    )
+    for (start, number), (following, other) in itertools.pairwise(places):
+        if following < start + sectors:
+            return number, other
+    return None
+
+
 def inspect(window: Window) -> ImageInfo:
     """Say what a file with the LUKS magic is. Bounded and total.
 
@@ -86,6 +102,9 @@ def _inspect_version1(window: Window, findings: Findings) -> ImageInfo:
     _check_header(header, findings)
     for number, slot in enumerate(slots):
         _check_slot(number, slot, header, findings)
+    pair = overlapping(slots, min(header.key_bytes, MAX_KEY_BYTES))
+    if pair is not None:
+        findings.corrupt(f"key slots {pair[0]} and {pair[1]} overlap")
     payload = header.payload_offset * SECTOR
     if header.payload_offset < MIN_PAYLOAD or payload > window.size:
         findings.corrupt(f"payload at sector {header.payload_offset} is not within the file")

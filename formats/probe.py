@@ -7,6 +7,7 @@ first is named and the state is at least suspicious. Nothing that an image names
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from storaged.formats.signatures import (
     TRAILERS,
     VDI_MAGIC,
     VDI_OFFSET,
-    foreign,
+    foreign_heads,
+    foreign_trailers,
     matches,
 )
 from storaged.formats.window import HEAD_LIMIT, Window
@@ -130,6 +132,7 @@ def inspect(window: Window) -> ImageInfo:
     if not found:
         return _raw(window)
     info = _inspect(found[0], window)
+    found += [other.format for other in foreign_heads(window)]
     if len(found) == 1:
         return info
     state = ImageState.SUSPICIOUS if info.state is ImageState.OK else info.state
@@ -138,14 +141,17 @@ def inspect(window: Window) -> ImageInfo:
 
 
 def _inspect(format: str, window: Window) -> ImageInfo:
-    inspector = import_module(INSPECTORS[format]).inspect
-    return cast(Callable[[Window], ImageInfo], inspector)(window)
+    return _inspector(format)(window)
+
+
+@functools.cache
+def _inspector(format: str) -> Callable[[Window], ImageInfo]:
+    return cast(Callable[[Window], ImageInfo], import_module(INSPECTORS[format]).inspect)
 
 
 def _raw(window: Window) -> ImageInfo:
     findings = Findings()
-    other = foreign(window)
-    if other is not None:
+    for other in (*foreign_heads(window), *foreign_trailers(window)):
         findings.suspicious(f"the data are {other.name}")
     return findings.info("raw", window.size)
 

@@ -34,6 +34,9 @@ MAX_OFFSET = 2**63 - 1
 
 SECTOR = 512
 
+#: As much of a file is read for its header extensions before more is.
+_MOST_END_WITHIN = 512
+
 #: Bit 63 of an entry of an L1 or L2 table: the refcount of what it points to is exactly one.
 COPIED = 1 << 63
 #: Bits 9 to 55 of an entry of an L1, L2 or (9 to 63) refcount table: a host offset.
@@ -174,8 +177,7 @@ class SnapshotHeader(Record):
     extra_data_size: U32
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A header of either version, with the values that version 2 implies."""
 
     fixed: HeaderV2
@@ -216,6 +218,17 @@ def l1_entries(capacity: int, cluster_size: int, extended_l2: bool) -> int:
     return -(-capacity // (cluster_size * l2_entries(cluster_size, extended_l2)))
 
 
+def compressed_place(entry: int, cluster_bits: int) -> tuple[int, int]:
+    """Return offset and length in bytes of what an L2 entry of a compressed cluster names.
+
+    The length is that up to the end of its last sector, so it may be more than the data have.
+    """
+    shift = 62 - (cluster_bits - 8)
+    offset = entry & (1 << shift) - 1
+    sectors = (entry & (1 << 62) - 1) >> shift
+    return offset, (sectors + 1) * SECTOR - offset % SECTOR
+
+
 def max_capacity(cluster_size: int, extended_l2: bool) -> int:
     """Return the largest virtual size whose L1 table stays within QEMU's limit."""
     return MAX_L1_BYTES // 8 * cluster_size * l2_entries(cluster_size, extended_l2)
@@ -236,14 +249,13 @@ def read_header(data: bytes) -> Header:
     if version is not None and version not in (2, 3):
         raise UnsupportedFormat(f"qcow2 version {version}")
     record = HeaderV2 if version == 2 else HeaderV3
-    if version is None or len(data) < record.length():
+    length = record.length()
+    if version is None or len(data) < length:
         raise CorruptImage(f"truncated header: only {len(data)} bytes are there")
     if version == 2:
         return Header(HeaderV2.unpack(data))
     fixed = HeaderV3.unpack(data)
-    compression = 0
-    if fixed.header_length > HeaderV3.length() and len(data) > HeaderV3.length():
-        compression = data[HeaderV3.length()]
+    compression = data[length] if fixed.header_length > length < len(data) else 0
     return Header(
         fixed,
         fixed.incompatible_features,
@@ -265,29 +277,32 @@ class Extension(NamedTuple):
 def extensions(read: Callable[[int], bytes], start: int, end: int) -> Iterator[Extension]:
     """Yield the header extensions but the end marker, in their order.
 
-    :param read: called with a length, returns that many bytes from the start of the image, or as
-        many as there are or the reader is willing to look at.
+    :param read: called with a length, which may be more than is needed; returns that many bytes
+        from the start of the image, or as many as there are or the reader is willing to look at.
     :param start: the header's length.
     :param end: where they have to end.
     :raise CorruptImage: if one reaches over *end*.
     :raise UnsupportedFormat: for more than 256 of them, or more bytes than *read* gives.
     """
     position = start
+    data = read(_MOST_END_WITHIN)
     for _ in range(MAX_EXTENSIONS):
         if position + 8 > end:
             return
-        data = read(position + 8)
-        if len(data) < position + 8:
-            raise UnsupportedFormat(f"header extensions do not end within {len(data)} bytes")
+        if position + 8 > len(data):
+            data = read(position + 8)
+            if len(data) < position + 8:
+                raise UnsupportedFormat(f"header extensions do not end within {len(data)} bytes")
         kind, length = _EXTENSION.unpack_from(data, position)
-        if kind == ExtensionType.END:
+        if not kind:  # the end marker
             return
         position += 8
         if length > end - position:
             raise CorruptImage(f"header extension {kind:#x} of {length} bytes is too long")
-        data = read(position + length)
-        if len(data) < position + length:
-            raise UnsupportedFormat(f"header extension {kind:#x} lies too far from the start")
+        if position + length > len(data):
+            data = read(position + length)
+            if len(data) < position + length:
+                raise UnsupportedFormat(f"header extension {kind:#x} lies too far from the start")
         yield Extension(kind, data[position : position + length])
         position += -(-length // 8) * 8
     raise UnsupportedFormat(f"more than {MAX_EXTENSIONS} header extensions")

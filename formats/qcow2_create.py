@@ -11,18 +11,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 from storaged.formats import qcow2, raw
 from storaged.formats.errors import FormatError
 from storaged.formats.handle import Checkpoint, Handle
-from storaged.formats.qcow2 import ExtensionType, HeaderV2, HeaderV3Compression
-from storaged.formats.tables import pack_offsets, pack_refcounts
+from storaged.formats.qcow2 import (
+    Autoclear,
+    Compatible,
+    CompressionType,
+    ExtensionType,
+    HeaderV2,
+    HeaderV3Compression,
+    Incompatible,
+)
+from storaged.formats.table_writer import Progress, Table, write_table
+from storaged.formats.tables import pack_refcounts
 
 #: QEMU leaves the table of feature names out where the first cluster is small.
 _MIN_CLUSTER_FOR_FEATURE_NAMES = 8192
-#: Table entries made at a time: short enough for other threads to get their turn.
-_BATCH = 16384
 _PIECE = 1 << 20
 
 _FEATURE_NAMES = (
@@ -59,6 +65,10 @@ class CreateOptions:
     :param refcount_bits: 1, 2, 4 ... 64.
     :param backing: the name of the backing image as it shall stand in the header.
     :param backing_format: the backing image's format; recorded only with *backing*.
+    :param data_file: the name of an external file for the data as it shall stand in the header.
+    :param data_file_raw: the data file is to be a raw image of the disk by itself: every cluster is
+        mapped to its own place in it.
+    :param compression: how clusters that are written compressed later are to be packed.
     """
 
     capacity: int
@@ -70,6 +80,14 @@ class CreateOptions:
     backing: bytes | None = None
     backing_format: str | None = None
     preallocation: Preallocation = Preallocation.OFF
+    data_file: bytes | None = None
+    data_file_raw: bool = False
+    compression: CompressionType = CompressionType.DEFLATE
+
+    @property
+    def mapped(self) -> bool:
+        """Whether every cluster is mapped from the start."""
+        return self.data_file_raw or self.preallocation is not Preallocation.OFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +105,34 @@ class Layout:
     l1_size: int
     l2_offset: int
     l2_tables: int
+    #: in the data file if there is one
     data_offset: int
     data_clusters: int
-    #: every cluster up to the last one used
+    #: every cluster of the image itself up to the last one used
     clusters: int
 
     @property
     def file_size(self) -> int:
         """Length of the file: QEMU does not round the L1 table's end up to a cluster."""
-        if self.data_clusters or not self.l1_size:
+        if self.l2_tables or not self.l1_size:
             return self.clusters * self.cluster_size
         return self.l1_table_offset + 8 * self.l1_size
 
 
-def create(handle: Handle, options: CreateOptions, checkpoint: Checkpoint | None = None) -> None:
+def create(
+    handle: Handle,
+    options: CreateOptions,
+    checkpoint: Checkpoint | None = None,
+    *,
+    data_file: Handle | None = None,
+) -> None:
     """Write an empty image. Nothing is flushed.
 
     What is there is overwritten; a file is given the image's length. The header comes last: until
     then the file is no qcow2 image.
 
+    :param data_file: the external data file, which is emptied and given the disk's length. If it is
+        not given, that is the caller's affair.
     :param checkpoint: called with bytes done and the image's length, regularly also while tables
         are written.
     :raise FormatError: if the options do not go together or exceed the format's limits; nothing
@@ -114,11 +141,14 @@ def create(handle: Handle, options: CreateOptions, checkpoint: Checkpoint | None
     check(options)
     place = layout(options)
     header = header_cluster(options, place)
-    if handle.size():
-        handle.write_zeroes(0, place.file_size)
-    handle.truncate(place.file_size)
-    progress = _Progress(checkpoint, place.file_size)
-    _preallocate(handle, options.preallocation, place, progress)
+    _empty(handle, place.file_size)
+    progress = Progress(checkpoint, place.file_size)
+    if data_file is not None:
+        _empty(data_file, _rounded(options.capacity))
+        space = (data_file, _rounded(options.capacity))
+    else:
+        space = (handle, place.file_size)
+    _preallocate(*space, options.preallocation, progress)
     _write_refcounts(handle, place, progress)
     _write_mappings(handle, options, place, progress)
     handle.pwrite(header, 0)
@@ -140,7 +170,10 @@ def check(options: CreateOptions) -> None:
         _check_version2(options)
     if options.extended_l2 and size < 1 << qcow2.MIN_CLUSTER_BITS_EXTENDED_L2:
         raise FormatError(f"extended L2 entries need clusters of at least 16384 bytes, not {size}")
-    _check_backing(options)
+    check_backing(options.backing, options.backing_format)
+    _check_data_file(options)
+    if options.backing and options.mapped and not options.extended_l2:
+        raise FormatError("preallocation with a backing file needs extended L2 entries")
     if options.capacity < 0:
         raise FormatError(f"capacity must not be negative: {options.capacity}")
     limit = min(qcow2.max_capacity(size, options.extended_l2), qcow2.MAX_OFFSET)
@@ -161,10 +194,10 @@ def layout(options: CreateOptions) -> Layout:
     capacity = _rounded(options.capacity)
     l1_size = qcow2.l1_entries(capacity, size, options.extended_l2)
     l1_clusters = -(-8 * l1_size // size)
-    mapped = options.preallocation is not Preallocation.OFF
-    data = -(-capacity // size) if mapped else 0
-    l2_tables = l1_size if mapped else 0
-    base = 1 + l1_clusters + l2_tables + data
+    data = -(-capacity // size) if options.mapped else 0
+    l2_tables = l1_size if options.mapped else 0
+    external = options.data_file is not None
+    base = 1 + l1_clusters + l2_tables + (0 if external else data)
     blocks, table = _refcount_structures(base, size, order)
     first_block = 1 + table
     first_l1 = first_block + blocks
@@ -180,7 +213,7 @@ def layout(options: CreateOptions) -> Layout:
         l1_size=l1_size,
         l2_offset=first_l2 * size,
         l2_tables=l2_tables,
-        data_offset=(first_l2 + l2_tables) * size,
+        data_offset=0 if external else (first_l2 + l2_tables) * size,
         data_clusters=data,
         clusters=base + blocks + table,
     )
@@ -207,7 +240,7 @@ def header_cluster(options: CreateOptions, place: Layout) -> bytes:
         len(backing),
         place.cluster_size.bit_length() - 1,
         _rounded(options.capacity),
-        qcow2.CryptMethod.NONE,
+        0,  # not encrypted
         place.l1_size,
         place.l1_table_offset,
         place.refcount_table_offset,
@@ -217,10 +250,26 @@ def header_cluster(options: CreateOptions, place: Layout) -> bytes:
     )
     if options.version == 2:
         return HeaderV2(*fixed).pack() + blob + backing
-    incompatible = qcow2.Incompatible.EXTENDED_L2 if options.extended_l2 else 0
-    compatible = qcow2.Compatible.LAZY_REFCOUNTS if options.lazy_refcounts else 0
-    header = HeaderV3Compression(*fixed, incompatible, compatible, 0, place.refcount_order, length)
+    header = HeaderV3Compression(
+        *fixed, *_features(options), place.refcount_order, length, options.compression
+    )
     return header.pack() + blob + backing
+
+
+def _features(options: CreateOptions) -> tuple[int, int, int]:
+    """Return the incompatible, the compatible and the autoclear features."""
+    incompatible = 0
+    if options.extended_l2:
+        incompatible |= Incompatible.EXTENDED_L2.value
+    if options.data_file is not None:
+        incompatible |= Incompatible.DATA_FILE.value
+    if options.compression is not CompressionType.DEFLATE:
+        incompatible |= Incompatible.COMPRESSION_TYPE.value
+    return (
+        incompatible,
+        Compatible.LAZY_REFCOUNTS.value if options.lazy_refcounts else 0,
+        Autoclear.RAW_EXTERNAL.value if options.data_file_raw else 0,
+    )
 
 
 def _check_version2(options: CreateOptions) -> None:
@@ -230,21 +279,40 @@ def _check_version2(options: CreateOptions) -> None:
         raise FormatError("extended L2 entries need version 3")
     if options.refcount_bits != 16:
         raise FormatError(f"a refcount width of {options.refcount_bits} bits needs version 3")
+    if options.data_file is not None:
+        raise FormatError("an external data file needs version 3")
+    if options.compression is not CompressionType.DEFLATE:
+        raise FormatError(f"compression by {options.compression.name.lower()} needs version 3")
 
 
-def _check_backing(options: CreateOptions) -> None:
-    name = options.backing
+def _check_data_file(options: CreateOptions) -> None:
+    name = options.data_file
+    if name is None:
+        if options.data_file_raw:
+            raise FormatError("raw external data need a data file")
+        return
+    if not 0 < len(name) <= qcow2.MAX_BACKING_NAME:
+        raise FormatError(f"data file name of {len(name)} bytes is empty or longer than 1023")
+    if b"\0" in name:
+        raise FormatError("data file name contains a zero byte")
+    if options.data_file_raw and options.backing:
+        raise FormatError("a raw data file cannot go with a backing file")
+
+
+def check_backing(name: bytes | None, format: str | None) -> None:
+    """Check that the header can hold a backing file's name and format.
+
+    :raise FormatError: naming the option and its value.
+    """
     if not name:
         return
     if len(name) > qcow2.MAX_BACKING_NAME:
         raise FormatError(f"backing file name of {len(name)} bytes is longer than 1023")
     if b"\0" in name:
         raise FormatError("backing file name contains a zero byte")
-    recorded = options.backing_format or ""
+    recorded = format or ""
     if not recorded.isascii() or len(recorded) > qcow2.MAX_BACKING_FORMAT:
         raise FormatError(f"backing format {recorded!r} is not ASCII or longer than 15 bytes")
-    if options.preallocation is not Preallocation.OFF and not options.extended_l2:
-        raise FormatError("preallocation with a backing file needs extended L2 entries")
 
 
 def _rounded(capacity: int) -> int:
@@ -274,6 +342,8 @@ def _extensions(options: CreateOptions) -> bytes:
     if options.backing and options.backing_format:
         name = options.backing_format.encode("ascii")
         parts.append(qcow2.pack_extension(ExtensionType.BACKING_FORMAT, name))
+    if options.data_file is not None:
+        parts.append(qcow2.pack_extension(ExtensionType.DATA_FILE, options.data_file))
     if options.version == 3 and options.cluster_size >= _MIN_CLUSTER_FOR_FEATURE_NAMES:
         table = b"".join(qcow2.FeatureName(*entry).pack() for entry in _FEATURE_NAMES)
         parts.append(qcow2.pack_extension(ExtensionType.FEATURE_NAMES, table))
@@ -281,66 +351,42 @@ def _extensions(options: CreateOptions) -> bytes:
     return b"".join(parts)
 
 
-class _Progress:
-    """Calls a checkpoint with figures that never go back."""
-
-    def __init__(self, checkpoint: Checkpoint | None, total: int) -> None:
-        self._checkpoint = checkpoint
-        self._total = total
-        self._done = 0
-
-    def __call__(self, done: int, total: int = 0) -> None:
-        if self._checkpoint is not None:
-            self._done = max(self._done, min(done, self._total))
-            self._checkpoint(self._done, self._total)
+def _empty(handle: Handle, size: int) -> None:
+    """Make all of a file read as zeros."""
+    old = handle.size()
+    if old:
+        handle.write_zeroes(0, min(old, size))
+    handle.truncate(size)
 
 
-def _preallocate(handle: Handle, how: Preallocation, place: Layout, progress: _Progress) -> None:
+def _preallocate(handle: Handle, size: int, how: Preallocation, progress: Progress) -> None:
     if how is Preallocation.FALLOC:
-        raw.allocate(handle, 0, place.file_size, progress)
+        raw.allocate(handle, 0, size, progress)
     elif how is Preallocation.FULL:
         zeros = memoryview(bytes(_PIECE))
-        for offset in range(0, place.file_size, _PIECE):
-            handle.pwrite(zeros[: place.file_size - offset], offset)
+        for offset in range(0, size, _PIECE):
+            handle.pwrite(zeros[: size - offset], offset)
             progress(offset + _PIECE)
 
 
-def _write_refcounts(handle: Handle, place: Layout, progress: _Progress) -> None:
+def _write_refcounts(handle: Handle, place: Layout, progress: Progress) -> None:
     """Count every cluster once. Blocks lie side by side, so their counts are one array."""
     batch = _PIECE * 8 >> place.refcount_order
     for first in range(0, place.clusters, batch):
         data = pack_refcounts(min(batch, place.clusters - first), place.refcount_order)
         handle.pwrite(data, place.refcount_block_offset + (first << place.refcount_order >> 3))
         progress(0)
-    table = _Table(place.refcount_block_offset, place.cluster_size, place.refcount_blocks)
-    _write_table(handle, place.refcount_table_offset, table, progress)
+    table = Table(place.refcount_block_offset, place.cluster_size, place.refcount_blocks)
+    write_table(handle, place.refcount_table_offset, table, progress)
 
 
 def _write_mappings(
-    handle: Handle, options: CreateOptions, place: Layout, progress: _Progress
+    handle: Handle, options: CreateOptions, place: Layout, progress: Progress
 ) -> None:
     if not place.l2_tables:
         return
     size, stride = place.cluster_size, 2 if options.extended_l2 else 1
-    l2 = _Table(qcow2.COPIED | place.data_offset, size, place.data_clusters, stride)
-    _write_table(handle, place.l2_offset, l2, progress)
-    l1 = _Table(qcow2.COPIED | place.l2_offset, size, place.l2_tables)
-    _write_table(handle, place.l1_table_offset, l1, progress)
-
-
-class _Table(NamedTuple):
-    """Entries that are evenly spaced offsets, see `pack_offsets`."""
-
-    first: int
-    step: int
-    entries: int
-    stride: int = 1
-
-
-def _write_table(handle: Handle, where: int, table: _Table, progress: _Progress) -> None:
-    for start in range(0, table.entries, _BATCH):
-        count = min(_BATCH, table.entries - start)
-        first = table.first + start * table.step
-        data = pack_offsets(first, table.step, count, stride=table.stride)
-        handle.pwrite(data, where + 8 * table.stride * start)
-        progress(start * table.step)
+    l2 = Table(qcow2.COPIED | place.data_offset, size, place.data_clusters, stride)
+    write_table(handle, place.l2_offset, l2, progress)
+    l1 = Table(qcow2.COPIED | place.l2_offset, size, place.l2_tables)
+    write_table(handle, place.l1_table_offset, l1, progress)

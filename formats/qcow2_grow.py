@@ -13,13 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from storaged.formats import qcow2
-from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
+from storaged.formats.errors import FormatError, UnsupportedFormat
 from storaged.formats.handle import Handle
-from storaged.formats.image import ImageState
-from storaged.formats.qcow2 import CryptMethod, ExtensionType, Header, HeaderV2, HeaderV3
-from storaged.formats.qcow2_inspect import inspect
+from storaged.formats.qcow2 import CryptMethod, ExtensionType, Header, HeaderV2
 from storaged.formats.qcow2_refcounts import Refcounts
-from storaged.formats.window import Window
+from storaged.formats.qcow2_rewrite import read_extensions, read_sound, switch
+from storaged.formats.qcow2_shrink import drop_behind_end
 
 #: How many clusters behind the end of the file may be in use before the search for room ends.
 _MAX_SKIPPED = 4096
@@ -54,7 +53,8 @@ def grow(handle: Handle, capacity: int, *, backing_size: int | None = None) -> N
 
     Everything unknown in the header is kept, but unknown autoclear features are cleared, as the
     format demands of a writer. The caller holds QEMU's locks on the image. The space that is new
-    reads as zeros. The change is on the disk when this returns.
+    reads as zeros: what a shrink has left behind the present end is dropped first. The change is on
+    the disk when this returns.
 
     :param backing_size: virtual size of the backing image, None if it is not known; of no account
         for an image without one.
@@ -79,32 +79,27 @@ def grow(handle: Handle, capacity: int, *, backing_size: int | None = None) -> N
         return
     if fixed.backing_file_offset:
         _require_short(backing_size, fixed.size)
+    drop_behind_end(handle, header)
     entries = qcow2.l1_entries(size, header.cluster_size, extended_l2)
     allocated = -(-8 * fixed.l1_size // header.cluster_size) * header.cluster_size
     if entries <= fixed.l1_size:
-        _switch(handle, replace(fixed, size=size))
+        switch(handle, replace(fixed, size=size))
     elif 8 * entries <= allocated:
         _extend_l1(handle, header, entries)
-        _switch(handle, replace(fixed, size=size, l1_size=entries))
+        switch(handle, replace(fixed, size=size, l1_size=entries))
     else:
         _move_l1(handle, header, entries, size)
 
 
 def _growable(handle: Handle) -> Header:
     """Return the header of an image that may be grown."""
-    window = Window(handle.pread, handle.size())
-    header = qcow2.read_header(window.head(qcow2.HeaderV3Compression.length()))
-    info = inspect(window)
-    if info.state is ImageState.CORRUPT:
-        raise CorruptImage("; ".join(info.reasons))
-    if info.state is not ImageState.OK:
-        raise UnsupportedFormat("; ".join(info.reasons))
+    header = read_sound(handle)
     fixed = header.fixed
     if fixed.crypt_method == CryptMethod.AES:
         raise UnsupportedFormat("encrypted with AES, which QEMU has given up")
     if fixed.version == 2 and fixed.nb_snapshots:
         raise UnsupportedFormat("internal snapshots in version 2 do not record the disk's size")
-    for extension in qcow2.extensions(window.head, header.header_length, header.extensions_end):
+    for extension in read_extensions(handle, header):
         if extension.type == ExtensionType.BITMAPS:
             raise UnsupportedFormat("persistent bitmaps would have to grow with the image")
     return header
@@ -151,7 +146,7 @@ def _move_l1(handle: Handle, header: Header, entries: int, size: int) -> None:
             handle.truncate(end)
         raise
     _count_new(handle, counts, room)
-    _switch(handle, _moved(header, room, entries, size))
+    switch(handle, _moved(header, room, entries, size))
     # What nothing refers to any more is given up last.
     counts.set(old_l1, 0)
     counts.set(old_table, 0)
@@ -232,14 +227,3 @@ def _plan(first: int, counts: Refcounts, header: Header, entries: int) -> _Room:
             break
         room = planned
     return room
-
-
-def _switch(handle: Handle, fixed: HeaderV2) -> None:
-    """Replace the header by one write of one sector."""
-    if isinstance(fixed, HeaderV3):
-        known = fixed.autoclear_features & qcow2.KNOWN_AUTOCLEAR
-        fixed = replace(fixed, autoclear_features=known)
-    sector = bytearray(handle.pread(qcow2.SECTOR, 0))
-    sector[: fixed.length()] = fixed.pack()
-    handle.pwrite(sector, 0)
-    handle.flush()

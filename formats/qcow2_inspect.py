@@ -36,9 +36,17 @@ BACKING_FORMATS = frozenset(
 _ENCRYPTION: dict[int, str] = {CryptMethod.AES: "qcow", CryptMethod.LUKS: "luks"}
 #: Version 3 demands two of the optional fields of a snapshot.
 _SNAPSHOT_EXTRA = {2: 0, 3: 16}
+_COMPRESSION: dict[int, str] = {CompressionType.DEFLATE: "zlib", CompressionType.ZSTD: "zstd"}
 _CRYPT_METHODS = frozenset(CryptMethod)
 _COMPRESSION_TYPES = frozenset(CompressionType)
 _EXTENSION_TYPES = frozenset(ExtensionType)
+_NO_FEATURES: frozenset[str] = frozenset()
+#: What every image is asked for. Before Python 3.12 a look at a member of an enum takes longer than
+#: all that is done with it, and so does a record's length.
+_LUKS = int(CryptMethod.LUKS)
+_DATA_FILE_NAME, _LUKS_HEADER = int(ExtensionType.DATA_FILE), int(ExtensionType.ENCRYPTION)
+_BACKING_FORMAT, _BITMAPS = int(ExtensionType.BACKING_FORMAT), int(ExtensionType.BITMAPS)
+_FIXED_LENGTH, _HEADER_LENGTH = HeaderV3.length(), HeaderV3Compression.length()
 _MAX_BITMAPS = 65535
 
 
@@ -49,7 +57,7 @@ def inspect(window: Window) -> ImageInfo:
     """
     findings = Findings()
     try:
-        header = qcow2.read_header(window.head(HeaderV3Compression.length()))
+        header = qcow2.read_header(window.head(_HEADER_LENGTH))
     except UnsupportedFormat as err:
         findings.unsupported(str(err))
         return findings.info("qcow2", window.size)
@@ -74,7 +82,9 @@ class _Inspection:
         self.findings = findings
         bits = header.fixed.cluster_bits
         self.good_clusters = qcow2.MIN_CLUSTER_BITS <= bits <= qcow2.MAX_CLUSTER_BITS
+        self.cluster_size = header.cluster_size if self.good_clusters else 0
         self.extended_l2 = header.has(Incompatible.EXTENDED_L2)
+        self.bitmaps = 0
 
     def run(self) -> ImageInfo:
         """Check all, in an order in which each check may rely on those before it."""
@@ -95,33 +105,40 @@ class _Inspection:
     def info(self, backing: BackingRef | None, data_file: bytes | None) -> ImageInfo:
         """Return the answer with what was found so far."""
         snapshots = self.fixed.nb_snapshots
+        order = self.header.refcount_order
         return ImageInfo(
             "qcow2",
             self.capacity(),
             encryption=_ENCRYPTION.get(self.fixed.crypt_method),
             compat="1.1" if self.fixed.version == 3 else None,
-            cluster_size=self.header.cluster_size if self.good_clusters else 0,
+            cluster_size=self.cluster_size,
             features=self.features() if self.fixed.version == 3 else None,
             backing=backing,
             data_file=data_file,
             snapshots=snapshots if snapshots <= qcow2.MAX_SNAPSHOTS else 0,
+            refcount_bits=1 << order if order <= qcow2.MAX_REFCOUNT_ORDER else 0,
+            compression=_COMPRESSION.get(self.header.compression_type),
+            bitmaps=self.bitmaps,
             state=self.findings.state,
             reasons=tuple(self.findings.reasons),
+            harmless=tuple(self.findings.harmless),
         )
 
     def capacity(self) -> int:
         """Whole sectors as QEMU counts them; the file's size where the field is beyond use."""
         limit = qcow2.MAX_OFFSET
         if self.good_clusters:
-            limit = min(limit, qcow2.max_capacity(self.header.cluster_size, self.extended_l2))
+            limit = min(limit, qcow2.max_capacity(self.cluster_size, self.extended_l2))
         if self.fixed.size > limit:
             return self.window.size
         return self.fixed.size // qcow2.SECTOR * qcow2.SECTOR
 
     def features(self) -> frozenset[str]:
         """Return the features under libvirt's names."""
+        if not self.header.compatible and not self.header.incompatible:
+            return _NO_FEATURES
         names = []
-        if self.header.compatible and self.header.compatible & Compatible.LAZY_REFCOUNTS:
+        if self.header.compatible & Compatible.LAZY_REFCOUNTS:
             names.append("lazy_refcounts")
         if self.header.has(Incompatible.DATA_FILE):
             names.append("data_file")
@@ -131,12 +148,13 @@ class _Inspection:
 
     def check_features(self) -> None:
         header = self.header
+        if not header.incompatible and not header.autoclear:
+            return
         if header.has(Incompatible.CORRUPT):
             self.findings.corrupt("the image is marked as corrupt")
         if header.has(Incompatible.DIRTY):
-            self.findings.suspicious("the image was not closed cleanly: its refcounts may be wrong")
-        raw = header.autoclear and header.autoclear & Autoclear.RAW_EXTERNAL
-        if raw and not header.has(Incompatible.DATA_FILE):
+            self.findings.note("the image was not closed cleanly: its refcounts may be wrong")
+        if header.autoclear & Autoclear.RAW_EXTERNAL and not header.has(Incompatible.DATA_FILE):
             self.findings.corrupt("raw external data without a data file")
 
     def check_fields(self) -> None:
@@ -148,16 +166,16 @@ class _Inspection:
         if fixed.crypt_method not in _CRYPT_METHODS:
             findings.unsupported(f"crypt_method {fixed.crypt_method}")
         if fixed.size % qcow2.SECTOR:
-            findings.suspicious(f"size is {fixed.size}, no multiple of 512")
+            findings.note(f"size is {fixed.size}, no multiple of 512")
         if fixed.version == 3:
             self.check_version3()
 
     def check_version3(self) -> None:
         header, findings = self.header, self.findings
         length = header.header_length
-        if not HeaderV3.length() <= length <= header.cluster_size:
+        if not _FIXED_LENGTH <= length <= self.cluster_size:
             findings.corrupt(f"header_length is {length}")
-        elif length % 8 or length + 8 > header.cluster_size:
+        elif length % 8 or length + 8 > self.cluster_size:
             findings.suspicious(f"header_length is {length}")
         flagged = header.has(Incompatible.COMPRESSION_TYPE)
         if header.compression_type not in _COMPRESSION_TYPES:
@@ -166,7 +184,7 @@ class _Inspection:
             findings.corrupt(f"compression_type {header.compression_type} against its feature bit")
 
     def check_l1(self) -> None:
-        fixed, cluster_size = self.fixed, self.header.cluster_size
+        fixed, cluster_size = self.fixed, self.cluster_size
         entries = fixed.l1_size
         if fixed.size > qcow2.MAX_OFFSET:
             self.findings.corrupt(f"size is {fixed.size}, more than 2^63 - 1")
@@ -182,7 +200,7 @@ class _Inspection:
                 self.findings.corrupt("L1 table overlaps the refcount table")
 
     def check_refcount_table(self) -> None:
-        length = self.fixed.refcount_table_clusters * self.header.cluster_size
+        length = self.fixed.refcount_table_clusters * self.cluster_size
         if not length:
             self.findings.corrupt("no refcount table")
         elif length > qcow2.MAX_REFCOUNT_TABLE_BYTES:
@@ -200,7 +218,7 @@ class _Inspection:
 
     def check_table(self, name: str, offset: int, length: int) -> None:
         """Check that a table is aligned, behind the header and within the file."""
-        if offset % self.header.cluster_size:
+        if offset % self.cluster_size:
             self.findings.corrupt(f"{name} at {offset} is not aligned to a cluster")
         elif not offset:
             self.findings.corrupt(f"{name} overlaps the header")
@@ -214,7 +232,7 @@ class _Inspection:
             return None
         if length > qcow2.MAX_BACKING_NAME:
             self.findings.corrupt(f"backing_file_size is {length}, more than 1023")
-        elif offset + length > self.header.cluster_size:
+        elif offset + length > self.cluster_size:
             self.findings.corrupt(f"backing file name at {offset} reaches beyond the first cluster")
         elif offset < self.header.header_length:
             self.findings.corrupt(f"backing file name at {offset} lies inside the header")
@@ -229,10 +247,10 @@ class _Inspection:
         start, end = self.header.header_length, self.header.extensions_end
         found: dict[int, bytes] = {}
         try:
-            for extension in qcow2.extensions(self.window.head, start, end):
-                if extension.type in found and extension.type in _EXTENSION_TYPES:
-                    self.findings.suspicious(f"second header extension {extension.type:#x}")
-                found.setdefault(extension.type, extension.data)
+            for kind, data in qcow2.extensions(self.window.head, start, end):
+                if kind in found and kind in _EXTENSION_TYPES:
+                    self.findings.suspicious(f"second header extension {kind:#x}")
+                found.setdefault(kind, data)
         except CorruptImage as err:
             self.findings.corrupt(str(err))
         except UnsupportedFormat as err:
@@ -240,7 +258,7 @@ class _Inspection:
         return found
 
     def backing(self, name: bytes | None, found: dict[int, bytes]) -> BackingRef | None:
-        raw = found.get(ExtensionType.BACKING_FORMAT)
+        raw = found.get(_BACKING_FORMAT)
         if raw is not None and len(raw) > qcow2.MAX_BACKING_FORMAT:
             self.findings.corrupt(f"backing format of {len(raw)} bytes, more than 15")
         if name is None:
@@ -257,7 +275,7 @@ class _Inspection:
         return BackingRef(name, text)
 
     def data_file(self, found: dict[int, bytes]) -> bytes | None:
-        name = found.get(ExtensionType.DATA_FILE)
+        name = found.get(_DATA_FILE_NAME)
         if not self.header.has(Incompatible.DATA_FILE):
             if name is not None:
                 self.findings.suspicious("a data file is named but its feature bit is not set")
@@ -265,12 +283,12 @@ class _Inspection:
         if not name:
             self.findings.corrupt("the data lie in an external file that has no name")
             return None
-        self.findings.suspicious("the data lie in an external file")
+        self.findings.note("the data lie in an external file")
         return name
 
     def check_encryption(self, found: dict[int, bytes]) -> None:
-        data = found.get(ExtensionType.ENCRYPTION)
-        if (data is not None) != (self.fixed.crypt_method == CryptMethod.LUKS):
+        data = found.get(_LUKS_HEADER)
+        if (data is not None) != (self.fixed.crypt_method == _LUKS):
             self.findings.corrupt(
                 f"crypt_method {self.fixed.crypt_method} "
                 + ("with" if data is not None else "without")
@@ -287,20 +305,22 @@ class _Inspection:
         self.check_table("encryption header", place.offset, place.size)
 
     def check_bitmaps(self, found: dict[int, bytes]) -> None:
-        data = found.get(ExtensionType.BITMAPS)
+        data = found.get(_BITMAPS)
         if data is None:
             if self.header.autoclear and self.header.autoclear & Autoclear.BITMAPS:
-                self.findings.suspicious("bitmaps are said to be consistent but there are none")
+                self.findings.note("bitmaps are said to be consistent but there are none")
             return
         if len(data) != qcow2.BitmapsExtension.length():
-            self.findings.suspicious(f"bitmaps extension of {len(data)} bytes, not 24")
+            self.findings.note(f"bitmaps extension of {len(data)} bytes, not 24")
             return
         place = qcow2.BitmapsExtension.unpack(data)
         end = place.bitmap_directory_offset + place.bitmap_directory_size
         if (
             not 0 < place.nb_bitmaps <= _MAX_BITMAPS
             or place.bitmap_directory_size > 1024 * _MAX_BITMAPS
-            or place.bitmap_directory_offset % self.header.cluster_size
+            or place.bitmap_directory_offset % self.cluster_size
             or not 0 < place.bitmap_directory_offset < end <= self.window.size
         ):
-            self.findings.suspicious("invalid bitmaps extension")
+            self.findings.note("invalid bitmaps extension")
+        elif self.header.autoclear & Autoclear.BITMAPS:
+            self.bitmaps = place.nb_bitmaps

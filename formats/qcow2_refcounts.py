@@ -6,6 +6,9 @@ Source: the qcow2 specification, "Host cluster management".
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from itertools import compress
+from operator import gt, sub
 
 from storaged.formats.errors import CorruptImage
 from storaged.formats.handle import Handle
@@ -65,6 +68,30 @@ class Refcounts:
             set_refcount(self._block(index), place, self._order, value)
             self._changed.add(index)
 
+    def lower(self, index: int, amounts: bytes) -> bytes:
+        """Lower the counts of block *index*, in memory; return a byte each, 1 where none is left.
+
+        :param amounts: how much for each cluster from the block's first on; never more than is
+            counted.
+        """
+        block = self._block(index)
+        self._changed.add(index)
+        width = 1 << self._order >> 3
+        if width:
+            planes = [block[place : width * len(amounts) : width] for place in range(width)]
+            with suppress(ValueError):  # one of them borrows from the next byte
+                planes[-1] = bytearray(map(sub, planes[-1], amounts))
+                block[width - 1 : width * len(amounts) : width] = planes[-1]
+                left = map(any, zip(*planes, strict=True))
+                return bytes(map(gt, map(bool, amounts), left))
+        first = index * self.per_block
+        freed = bytearray(len(amounts))
+        for place in compress(range(len(amounts)), amounts):
+            left_over = self.get(first + place) - amounts[place]
+            set_refcount(block, place, self._order, left_over)
+            freed[place] = not left_over
+        return bytes(freed)
+
     def add_block(self, index: int, offset: int) -> None:
         """Add an empty block that shall lie at *offset*."""
         self._added[index] = self._offsets[index] = offset
@@ -77,6 +104,11 @@ class Refcounts:
             if (index in self._added) is added:
                 self._handle.pwrite(self._blocks[index], self.block_offset(index))
                 self._changed.discard(index)
+
+    def forget(self) -> None:
+        """Give up the blocks that were read and not changed since."""
+        for index in [index for index in self._blocks if index not in self._changed]:
+            del self._blocks[index]
 
     def write_entries(self) -> None:
         """Enter the added blocks into the table, so that a crash leaves none that is not counted.

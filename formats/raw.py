@@ -42,3 +42,18 @@ def allocate(handle: Handle, start: int, end: int, checkpoint: Checkpoint | None
         piece = min(piece * 2, _PIECE)
         if checkpoint is not None:
             checkpoint(offset - start, end - start)
+
+
+def fill_holes(handle: Handle, end: int, checkpoint: Checkpoint) -> None:
+    """Take the space for all of an image up to *end*; its data stay, and it may become longer.
+
+    :param checkpoint: called with the bytes looked at so far and *end*.
+    :raise OSError: ENOSPC where the space is not there; part of it may then be taken.
+    """
+    size = handle.size()
+    for part in handle.map(0, min(size, end)):
+        checkpoint(part.offset, end)
+        if not part.data:
+            allocate(handle, part.offset, part.offset + part.length)
+    allocate(handle, size, end)
+    checkpoint(end, end)

@@ -51,21 +51,23 @@ class Foreign(NamedTuple):
 
     magic: bytes
     name: str
+    #: what the format is called where it has a name of its own
+    format: str
 
 
 #: At the start of a file.
 FOREIGN = (
-    Foreign(b"vhdxfile", "a VHDX image"),
-    Foreign(b"WithoutFreeSpace", "a Parallels image"),
-    Foreign(b"Bochs Virtual HD Image", "a Bochs image"),
-    Foreign(b"#!/bin/sh\n#V2.0 Format", "a cloop image"),
-    Foreign(b"# Disk DescriptorFile", "a VMDK descriptor, whose data lie in other files"),
-    Foreign(b"COWD", "a VMDK image of ESX (COWD)"),
+    Foreign(b"vhdxfile", "a VHDX image", "vhdx"),
+    Foreign(b"WithoutFreeSpace", "a Parallels image", "parallels"),
+    Foreign(b"Bochs Virtual HD Image", "a Bochs image", "bochs"),
+    Foreign(b"#!/bin/sh\n#V2.0 Format", "a cloop image", "cloop"),
+    Foreign(b"# Disk DescriptorFile", "a VMDK descriptor, whose data lie in other files", "vmdk"),
+    Foreign(b"COWD", "a VMDK image of ESX (COWD)", "vmdk"),
 )
 #: In the last 512 bytes of a file.
 FOREIGN_TRAILERS = (
-    Foreign(b"conectix", "a fixed VHD image, by its footer"),
-    Foreign(b"koly", "an Apple disk image (dmg), by its trailer"),
+    Foreign(b"conectix", "a fixed VHD image, by its footer", "vpc"),
+    Foreign(b"koly", "an Apple disk image (dmg), by its trailer", "dmg"),
 )
 
 #: The first three bytes of everything that can be recognised at the start of a file.
@@ -91,11 +93,13 @@ class Match(NamedTuple):
 def matches(window: Window) -> list[Match]:
     """Return every format whose magic is there, the one libvirt would choose first."""
     found = []
+    start = window.head(VDI_OFFSET + len(VDI_MAGIC))
     for signature in SIGNATURES:
-        end = signature.offset + len(signature.magic)
-        if window.size < end:
+        offset, magic = signature.offset, signature.magic
+        if window.size < offset + len(magic):
             continue
-        if window.at(signature.offset, len(signature.magic)) != signature.magic:
+        data, place = (start, offset) if offset < len(start) else (window.at(offset, len(magic)), 0)
+        if not data.startswith(magic, place):
             continue
         if signature.version is None:
             found.append(Match(signature.format, accepted=True))
@@ -104,17 +108,16 @@ def matches(window: Window) -> list[Match]:
     return sorted(found, key=lambda match: not match.accepted)
 
 
-def foreign(window: Window) -> Foreign | None:
-    """Return what a file that libvirt calls raw really is, if that can be told."""
+def foreign_heads(window: Window) -> list[Foreign]:
+    """Return the formats that libvirt's volumes cannot have and that the start claims."""
     head = window.head(64)
-    for candidate in FOREIGN:
-        if head.startswith(candidate.magic):
-            return candidate
+    return [candidate for candidate in FOREIGN if head.startswith(candidate.magic)]
+
+
+def foreign_trailers(window: Window) -> list[Foreign]:
+    """Return those that the end claims; only a checksum tells them from a guest's data."""
     trailer = window.tail(TRAILER_SIZE)
-    for candidate in FOREIGN_TRAILERS:
-        if trailer.startswith(candidate.magic):
-            return candidate
-    return None
+    return [candidate for candidate in FOREIGN_TRAILERS if trailer.startswith(candidate.magic)]
 
 
 def _accepted(signature: Signature, window: Window) -> bool:

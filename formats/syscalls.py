@@ -32,6 +32,9 @@ _SETFLAGS = 0x40086602
 FS_NOCOW_FL = 0x00800000
 
 _FICLONE = 0x40049409
+_FICLONERANGE = 0x4020940D
+#: ``struct file_clone_range``: source, its offset, length, offset in the target
+_CLONE_RANGE = struct.Struct("=qQQQ")
 
 #: ``FS_IOC_FIEMAP``: what it is given, each extent that follows, and their most at a time
 _FIEMAP = 0xC020660B
@@ -54,6 +57,27 @@ _STATX_SIZE = 256
 
 #: Magic number of a file system, from statfs(2).
 BTRFS_MAGIC = 0x9123683E
+#: Those whose files are made up by the kernel as they are read, or are its switches.
+_KERNELS = frozenset(
+    {
+        0x9FA0,  # proc
+        0x62656572,  # sysfs
+        0x64626720,  # debugfs
+        0x74726163,  # tracefs
+        0x73636673,  # securityfs
+        0x62656570,  # configfs
+        0xCAFE4A11,  # bpf
+        0x6165676C,  # pstore
+        0xDE5E81E4,  # efivarfs
+        0x0027E0EB,  # cgroup
+        0x63677270,  # cgroup2
+        0xF97CFF8C,  # selinuxfs
+        0x43415D53,  # smackfs
+        0x6E736673,  # nsfs
+        0x42494E4D,  # binfmt_misc
+        0x65735543,  # fusectl
+    }
+)
 
 
 @functools.cache
@@ -109,6 +133,20 @@ def ficlone(target: int, source: int) -> None:
     :raise OSError: EOPNOTSUPP, EXDEV or EINVAL where that is not possible.
     """
     fcntl.ioctl(target, _FICLONE, source)
+
+
+def ficlonerange(
+    target: int, target_offset: int, source: int, source_offset: int, length: int
+) -> None:
+    """Make a stretch of the file *target* share a stretch of *source*.
+
+    Offsets are multiples of the file system's block; *length* (not 0) is one as well, unless the
+    stretch ends where the source ends and not before the end of the target.
+
+    :raise OSError: EOPNOTSUPP, EXDEV or EINVAL where that is not possible.
+    """
+    request = _CLONE_RANGE.pack(source, source_offset, length, target_offset)
+    fcntl.ioctl(target, _FICLONERANGE, request)
 
 
 def file_extents(fd: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -187,6 +225,11 @@ def file_system(fd: int) -> FileSystem:
     (kind,) = struct.unpack_from("=q", buffer, 0)
     (identity,) = struct.unpack_from("=Q", buffer, 56)
     return FileSystem(kind, identity)
+
+
+def is_kernels(fd: int) -> bool:
+    """Tell whether an open file lies on a file system that is a view of the kernel's own data."""
+    return file_system(fd).type & 0xFFFFFFFF in _KERNELS
 
 
 def file_system_uuid(fd: int) -> str:

@@ -5,13 +5,17 @@ Source: the header as VirtualBox and QEMU document it. All integers are little-e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from array import array
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Annotated, ClassVar
 
 from storaged.formats.errors import FormatError
 from storaged.formats.findings import Findings
-from storaged.formats.image import ImageInfo
+from storaged.formats.image import ImageInfo, ImageState
+from storaged.formats.reader import Reader
 from storaged.formats.record import U32, U64, Bytes16, Record
 from storaged.formats.window import Window
 
@@ -22,6 +26,10 @@ BLOCK_SIZE = 1 << 20
 MAX_BLOCKS = 0x3FFFFFFF
 _SECTOR = 512
 _NO_UUID = bytes(16)
+#: Map entries from here on mean zeros, or nothing yet.
+_ZERO_BLOCK = 0xFFFFFFFE
+#: How much of the map is looked at, in bytes: 64 GiB of disk.
+_MAP_LIMIT = 256 << 10
 
 
 class ImageType(IntEnum):
@@ -31,6 +39,9 @@ class ImageType(IntEnum):
     STATIC = 2
     UNDO = 3
     DIFFERENCING = 4
+
+
+_SUBFORMATS = MappingProxyType({kind.value: kind.name.lower() for kind in ImageType})
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,25 @@ def inspect(window: Window) -> ImageInfo:
         capacity = window.size
     _check_type(header, findings)
     _check_blocks(header, window.size, findings)
-    return findings.info("vdi", capacity)
+    return replace(findings.info("vdi", capacity), subformat=_SUBFORMATS.get(header.image_type))
+
+
+def describe(reader: Reader) -> ImageInfo:
+    """Say what a file with VDI's magic is, with a look at its block map. Bounded and total."""
+    window = Window(reader.pread, reader.size)
+    info = inspect(window)
+    if info.state in (ImageState.CORRUPT, ImageState.UNSUPPORTED):
+        return info
+    header = reader.record(VdiHeader, 0, "header")
+    length = min(4 * header.blocks_in_image, _MAP_LIMIT)
+    entries = array("I", reader.at(header.offset_bmap, length, "block map"))
+    if sys.byteorder == "big":
+        entries.byteswap()
+    last = max((entry for entry in entries if entry < _ZERO_BLOCK), default=None)
+    if last is None or header.offset_data + last * BLOCK_SIZE < reader.size:
+        return info
+    reason = f"block {last} of the map lies beyond the end of the file"
+    return replace(info, state=ImageState.CORRUPT, reasons=(*info.reasons, reason))
 
 
 def _check_type(header: VdiHeader, findings: Findings) -> None:

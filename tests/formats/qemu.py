@@ -44,9 +44,9 @@ def check(path: Path) -> None:
     assert report.get("leaks", 0) == 0
 
 
-def io(path: Path, *commands: str) -> None:
+def io(path: Path, *commands: str, format: str = "qcow2") -> None:
     arguments = [word for command in commands for word in ("-c", command)]
-    output = run("qemu-io", "-f", "qcow2", *arguments, path)
+    output = run("qemu-io", "-f", format, *arguments, path)
     for word in ("error", "failed", "Invalid"):
         assert word not in output, output
 

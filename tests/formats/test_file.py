@@ -309,3 +309,17 @@ def test_tmpfs() -> None:
         assert handle.pread(MIB, 4096) == bytes(MIB)
         handle.write_zeroes(0, 2 * MIB + 4096)
         assert allocated(handle) == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/version", "/sys/kernel", "/proc/self", "/proc/self/ns/net"]
+)
+def test_what_is_the_kernels_own(tmp_path: Path, path: str) -> None:
+    if not Path(path).exists():
+        pytest.skip(f"this kernel has no {path}")
+    for place, expected in ((path, True), (str(tmp_path), False)):
+        fd = os.open(place, os.O_PATH)
+        try:
+            assert syscalls.is_kernels(fd) is expected
+        finally:
+            os.close(fd)

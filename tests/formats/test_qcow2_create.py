@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from storaged.formats import probe, qcow2
 from storaged.formats.errors import FormatError
 from storaged.formats.image import BackingRef, ImageState
+from storaged.formats.qcow2 import CompressionType
 from storaged.formats.qcow2_create import CreateOptions, Preallocation, create, layout
 from storaged.formats.qcow2_refcounts import Refcounts
 from tests.formats import qemu
@@ -56,6 +57,7 @@ SAME_AS_QEMU = [
     (CreateOptions(GIB, extended_l2=True, refcount_bits=64), ("extended_l2=on,refcount_bits=64",)),
     (CreateOptions(GIB, cluster_size=4 * KIB), ("cluster_size=4k",)),
     (CreateOptions(GIB, cluster_size=8 * KIB), ("cluster_size=8k",)),
+    (CreateOptions(GIB, compression=CompressionType.ZSTD), ("compression_type=zstd",)),
 ]  # fmt: skip
 
 
@@ -81,6 +83,85 @@ def test_same_bytes_with_a_backing_file(tmp_path: Path) -> None:
     qemu.io(base, "write -P 7 5M 64k")
     qemu.io(ours, "read -P 7 5M 64k", "write -P 8 1G 64k", "read -P 0 6M 64k")
     qemu.check(ours)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("raw", [False, True])
+def test_data_file(tmp_path: Path, raw: bool, extended: bool) -> None:
+    """The same header as qemu-img's, and the same place for every byte."""
+    ours, name = tmp_path / "ours", bytes(tmp_path / "data")
+    options = CreateOptions(20 * MIB, data_file=name, data_file_raw=raw, extended_l2=extended)
+    with qemu.open_native(ours) as handle, qemu.open_native(tmp_path / "data") as data:
+        create(handle, options, data_file=data)
+    theirs = qemu.create(
+        tmp_path / "theirs",
+        20 * MIB,
+        f"data_file={tmp_path / 'other'},data_file_raw={'on' if raw else 'off'}",
+        f"extended_l2={'on' if extended else 'off'}",
+    )
+    assert (tmp_path / "data").stat().st_size == (tmp_path / "other").stat().st_size
+    assert not any((tmp_path / "data").read_bytes())
+    specific = [qemu.info(path)["format-specific"]["data"] for path in (ours, theirs)]
+    names = [data.pop("data-file") for data in specific]
+    assert names == [str(tmp_path / "data"), str(tmp_path / "other")]
+    assert specific[0] == specific[1]
+    qemu.check(ours)
+    facts = ("start", "length", "data", "offset")
+    extents = [
+        [tuple(part.get(fact) for fact in facts) for part in qemu.mapping(path)]
+        for path in (ours, theirs)
+    ]
+    assert extents[0] == extents[1]
+    qemu.io(ours, "write -P 7 5M 64k", "read -P 7 5M 64k", "read -P 0 0 5M")
+    qemu.check(ours)
+    if raw:
+        assert (tmp_path / "data").read_bytes()[5 * MIB : 5 * MIB + 64 * KIB] == b"\7" * 64 * KIB
+
+
+def test_old_contents_of_the_data_file_are_gone() -> None:
+    data = MemoryHandle(b"old" * MIB)
+    create(MemoryHandle(), CreateOptions(MIB, data_file=b"data"), data_file=data)
+    assert data.data == bytes(MIB)
+
+
+@pytest.mark.parametrize("preallocation", [METADATA, FALLOC, FULL])
+def test_preallocated_data_file(tmp_path: Path, preallocation: Preallocation) -> None:
+    path, other = tmp_path / "image", tmp_path / "data"
+    options = CreateOptions(20 * MIB, data_file=bytes(other), preallocation=preallocation)
+    with qemu.open_native(path) as handle, qemu.open_native(other) as data:
+        create(handle, options, data_file=data)
+    qemu.check(path)
+    assert other.stat().st_size == 20 * MIB
+    used = other.stat().st_blocks * 512
+    assert used == 0 if preallocation is METADATA else used >= 20 * MIB
+    assert path.stat().st_size == layout(options).file_size < MIB
+    assert qemu.mapping(path)[0]["offset"] == 0
+
+
+def test_the_data_file_may_be_anothers_affair(tmp_path: Path) -> None:
+    options = CreateOptions(MIB, data_file=b"d" * 1023, backing=b"b", backing_format="raw")
+    handle = MemoryHandle()
+    create(handle, options)
+    info = probe.probe(handle)
+    assert (info.data_file, info.backing) == (b"d" * 1023, BackingRef(b"b", "raw"))
+    assert info.reasons == ("the data lie in an external file",)
+
+
+def test_what_a_probe_says_of_it(tmp_path: Path) -> None:
+    for options, bits, compression in (
+        (CreateOptions(GIB), 16, "zlib"),
+        (CreateOptions(GIB, version=2), 16, "zlib"),
+        (CreateOptions(GIB, refcount_bits=1, compression=CompressionType.ZSTD), 1, "zstd"),
+    ):
+        handle = MemoryHandle()
+        create(handle, options)
+        info = probe.probe(handle)
+        assert (info.refcount_bits, info.compression, info.bitmaps) == (bits, compression, 0)
+    path = qemu.create(tmp_path / "image", GIB)
+    for number in range(2):
+        qemu.run("qemu-img", "bitmap", "--add", path, f"b{number}")
+    with qemu.open_native(path) as file:
+        assert probe.probe(file).bitmaps == 2
 
 
 def test_backing_name_without_format(tmp_path: Path) -> None:
@@ -250,6 +331,17 @@ def test_old_contents_are_gone(preallocation: Preallocation) -> None:
         (CreateOptions(GIB, version=2, lazy_refcounts=True), "lazy refcounts need version 3"),
         (CreateOptions(GIB, version=2, extended_l2=True), "extended L2 entries need version 3"),
         (CreateOptions(GIB, version=2, refcount_bits=8), "8 bits needs version 3"),
+        (CreateOptions(GIB, version=2, data_file=b"x"), "data file needs version 3"),
+        (CreateOptions(GIB, version=2, compression=CompressionType.ZSTD), "zstd needs version 3"),
+        (CreateOptions(GIB, data_file_raw=True), "need a data file"),
+        (CreateOptions(GIB, data_file=b""), "0 bytes is empty"),
+        (CreateOptions(GIB, data_file=b"x" * 1024), "longer than 1023"),
+        (CreateOptions(GIB, data_file=b"a\0b"), "data file name contains a zero byte"),
+        (CreateOptions(GIB, data_file=b"x" * 400, cluster_size=512), "does not fit in a cluster"),
+        (
+            CreateOptions(GIB, data_file=b"x", data_file_raw=True, backing=b"y", extended_l2=True),
+            "cannot go with a backing file",
+        ),
         (CreateOptions(GIB, cluster_size=8 * KIB, extended_l2=True), "at least 16384 bytes"),
         (CreateOptions(-1), "must not be negative: -1"),
         (CreateOptions(2049 * TIB), "exceeds 2251799813685248 bytes"),

@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storaged.formats import cow, luks, ploop, qcow, qcow2, qed, vdi, vmdk, vpc
+from storaged.formats import (
+    bochs,
+    cow,
+    dmg,
+    luks,
+    luks2,
+    ploop,
+    qcow,
+    qcow2,
+    qed,
+    vdi,
+    vhdx,
+    vmdk,
+    vpc,
+)
 from storaged.formats.errors import FormatError
 from storaged.formats.record import U8, U16, U32, Record
 
@@ -25,12 +39,22 @@ SIZES = {
     qed.QedHeader: 64,
     cow.CowHeader: 1048,
     vmdk.SparseExtentHeader: 79,
+    vmdk.CowdHeader: 32,
+    vmdk.Marker: 12,
     vdi.VdiHeader: 0x1C8,
     vpc.Footer: 85,
     vpc.DynamicHeader: 56,
     ploop.ParallelsHeader: 64,
     luks.LuksHeader: 208,
     luks.KeySlot: 48,
+    luks2.Luks2Header: 512,
+    vhdx.VhdxHeader: 80,
+    vhdx.TableHeader: 16,
+    vhdx.RegionEntry: 32,
+    vhdx.MetadataHeader: 32,
+    vhdx.MetadataEntry: 32,
+    bochs.BochsHeader: 96,
+    dmg.Trailer: 500,
 }
 
 

@@ -10,8 +10,11 @@ import pytest
 from storaged.formats import probe, vmdk_create
 from storaged.formats.errors import FormatError
 from storaged.formats.vmdk import MAX_CAPACITY
+from storaged.formats.vmdk_create import Parent
+from storaged.formats.vmdk_describe import describe
+from storaged.formats.vmdk_descriptor import Adapter
 from tests.formats import qemu
-from tests.formats.memory import MemoryHandle
+from tests.formats.memory import LoggingHandle, MemoryHandle
 
 GIB = 1 << 30
 
@@ -30,7 +33,7 @@ def settled(data: bytes, name: str) -> bytes:
     ("capacity", "adapter"),
     [
         *((capacity, "ide") for capacity in (1, 1_000_000, GIB, 5 * GIB, 100 * GIB)),
-        *((3 * GIB, adapter) for adapter in vmdk_create.Adapter),
+        *((3 * GIB, adapter) for adapter in Adapter),
     ],
 )
 def test_same_bytes_as_qemu_img(tmp_path: Path, capacity: int, adapter: str) -> None:
@@ -98,3 +101,50 @@ def test_capacity_out_of_range(capacity: int) -> None:
 def test_unknown_adapter() -> None:
     with pytest.raises(FormatError, match="adapter must be one of ide, lsilogic"):
         vmdk_create.create(MemoryHandle(), GIB, adapter="scsi")
+
+
+def test_overlay_has_the_same_bytes_as_qemu_img(tmp_path: Path) -> None:
+    base, ours, theirs = (tmp_path / name for name in ("base.vmdk", "a.vmdk", "b.vmdk"))
+    qemu.create(base, GIB, format="vmdk")
+    cid = describe(MemoryHandle(base.read_bytes())).cid
+    assert cid is not None
+    qemu.write_native(
+        ours,
+        lambda handle: vmdk_create.create(
+            handle, GIB, name="a.vmdk", parent=Parent(b"base.vmdk", cid), hardware_version="6"
+        ),
+    )
+    qemu.run(
+        *("qemu-img", "create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk"),
+        *("-o", "hwversion=6", theirs),
+    )
+    assert settled(ours.read_bytes(), "a.vmdk") == settled(theirs.read_bytes(), "b.vmdk")
+    qemu.run("qemu-io", "-f", "vmdk", "-c", "write -P 1 1M 64k", ours)
+    qemu.run("qemu-img", "check", ours)
+
+
+@pytest.mark.parametrize("version", ["", "0", "100", "4\n", "four"])
+def test_hardware_version(version: str) -> None:
+    with pytest.raises(FormatError, match="hardware version must be 1 to 99"):
+        vmdk_create.create(MemoryHandle(), GIB, hardware_version=version)
+
+
+@pytest.mark.parametrize("name", [b"", b'a"b', b"a\nb", b"a" * 1024])
+def test_name_of_a_parent(name: bytes) -> None:
+    handle = MemoryHandle()
+    with pytest.raises(FormatError, match="parent's name cannot stand"):
+        vmdk_create.create(handle, GIB, parent=Parent(name, 1))
+    assert not handle.data
+
+
+def test_header_comes_last() -> None:
+    """A crash before the end leaves no image: what was there before is gone first."""
+    old = MemoryHandle()
+    vmdk_create.create(old, GIB)
+    handle = LoggingHandle(bytes(old.data))
+    vmdk_create.create(handle, GIB)
+    (writes,) = handle.groups
+    (zeroed, *others, header) = [(offset, data[:4]) for offset, data in writes]
+    assert zeroed == (0, bytes(4))
+    assert all(offset for offset, _ in others)
+    assert header == (0, b"KDMV")

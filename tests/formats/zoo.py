@@ -1,6 +1,7 @@
 """Hostile and odd images, made here from sound ones: what each is called and what it must be.
 
-The names begin with q for qcow2, v for VMDK, r for raw, p for others and for polyglots.
+The names begin with q for qcow2, v for VMDK, r for raw, p for others and for polyglots. What only a
+directory can hold (links, sockets, odd names) is in `tests.formats.zoo_files`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ import struct
 from collections.abc import Iterator
 
 from tests.formats.zoo_case import CORRUPT, GIB, MIB, OK, SUSPICIOUS, Case, patched
+from tests.formats.zoo_deep import deep_cases
 from tests.formats.zoo_disks import luks_cases, luks_image, vdi_cases, vdi_image, vhd, vpc_cases
+from tests.formats.zoo_foreign import described_cases
 from tests.formats.zoo_old import cow_cases, ploop_cases, qcow_cases, qed_cases
 from tests.formats.zoo_qcow2 import qcow2_cases, sound
+from tests.formats.zoo_references import disguised, reference_cases
 from tests.formats.zoo_vmdk import vmdk_cases
 
 
@@ -55,16 +59,25 @@ def foreign_cases() -> Iterator[Case]:
         ("cowd", b"COWD\1\0\0\0", "COWD"),
     ):
         data = head.ljust(MIB, b"\xff")
-        yield Case(f"p-{name}", data, "raw", SUSPICIOUS, None, reason)
-    for name, trailer, reason in (("vhdfoot", b"conectix", "VHD"), ("dmg", b"koly", "dmg")):
+        yield Case(f"p-{name}-magic", data, "raw", SUSPICIOUS, None, reason)
+    for name, trailer, reason in (("vhdfoot", b"conectix", "VHD"), ("koly", b"koly", "dmg")):
         data = bytes(MIB - 512) + trailer.ljust(512, b"\0")
         yield Case(f"p-{name}", data, "raw", SUSPICIOUS, None, reason)
 
 
 def cases() -> list[Case]:
-    """Return the whole zoo."""
+    """Return those whose header or trailer decides, as the prober sees them."""
     sources = (
         qcow2_cases, vmdk_cases, luks_cases, vpc_cases, vdi_cases, qed_cases, qcow_cases,
         cow_cases, ploop_cases, polyglots, foreign_cases,
     )  # fmt: skip
+    return [case for source in sources for case in source()]
+
+
+def whole() -> list[Case]:
+    """Return all that are made in memory.
+
+    Of those that only `identify` knows by name, *format*, *state* and *capacity* are what it says.
+    """
+    sources = (cases, deep_cases, reference_cases, disguised, described_cases)
     return [case for source in sources for case in source()]

@@ -63,26 +63,33 @@ def luks_image(*patches: Patch) -> bytes:
     return patched(bytearray(data.ljust(3 * MIB, b"\0")), *patches)
 
 
+#: Key material that begins where that of the first slot does.
+SECOND_SLOT = luks.KeySlot(luks.KEY_ENABLED, 1000, bytes(32), 16, 4000).pack()
+
+
 def luks_cases() -> Iterator[Case]:
     left = 3 * MIB - 4040 * 512
     yield Case("p-luks", luks_image(), "raw", OK, left)
     yield Case("p-luks-short", luks_image()[:100], "raw", CORRUPT, None, "truncated")
     yield Case("p-luks-7", luks_image()[:7], "raw", CORRUPT, None, "truncated")
+    bad = luks_image((8, ">32s", b"x" * 32), (104, ">I", 0), (108, ">I", ALL >> 32))
+    yield Case("p-luksbad", bad, "raw", CORRUPT, None, "cipher_name does not end")
     yield Case("p-luks2", luks_image((6, ">H", 2)), "raw", UNSUPPORTED, None, "version 2")
     yield Case("p-luks3", luks_image((6, ">H", 3)), "raw", UNSUPPORTED, None, "version 3")
     for name, patch, state, capacity, reason in (
-        ("bad", (8, ">32s", b"x" * 32), CORRUPT, left, "cipher_name does not end"),
-        ("payload0", (104, ">I", 0), CORRUPT, None, "payload at sector 0"),
-        ("payloadff", (104, ">I", 0xFFFFFFFF), CORRUPT, None, "payload"),
-        ("key", (108, ">I", 0xFFFFFFFF), CORRUPT, left, "key of 4294967295 bytes"),
+        ("-cipher", (8, ">32s", b"x" * 32), CORRUPT, left, "cipher_name does not end"),
+        ("-payload0", (104, ">I", 0), CORRUPT, None, "payload at sector 0"),
+        ("-payloadff", (104, ">I", 0xFFFFFFFF), CORRUPT, None, "payload"),
+        ("-key", (108, ">I", 0xFFFFFFFF), CORRUPT, left, "key of 4294967295 bytes"),
         ("iter", (164, ">I", 0xFFFFFFFF), SUSPICIOUS, left, "iterations"),
-        ("slotiter", (212, ">I", 0xFFFFFFFF), SUSPICIOUS, left, "key slot 0"),
-        ("slot", (208, ">I", 7), CORRUPT, left, "neither enabled nor disabled"),
-        ("stripes", (252, ">I", 1), CORRUPT, left, "1 stripes"),
-        ("slotoff", (248, ">I", 0xFFFFFFFF), CORRUPT, left, "key slot 0 at sector"),
+        ("-slotiter", (212, ">I", 0xFFFFFFFF), SUSPICIOUS, left, "key slot 0"),
+        ("-slot", (208, ">I", 7), CORRUPT, left, "neither enabled nor disabled"),
+        ("-stripes", (252, ">I", 1), CORRUPT, left, "1 stripes"),
+        ("-overlap", (256, ">48s", SECOND_SLOT), CORRUPT, left, "key slots 0 and 1 overlap"),
+        ("-slotoff", (248, ">I", 0xFFFFFFFF), CORRUPT, left, "key slot 0 at sector"),
     ):
         image = luks_image(patch)
-        yield Case(f"p-luks-{name}", image, "raw", state, capacity, reason)
+        yield Case(f"p-luks{name}", image, "raw", state, capacity, reason)
 
 
 def vpc_cases() -> Iterator[Case]:

@@ -41,16 +41,17 @@ def sound(capacity: int = GIB, **options: object) -> bytearray:
 
 def lies() -> Iterator[Lie]:
     """One or two wrong fields in a qcow2 of 1 GiB: name, patches, state, capacity, reason."""
-    for version in (0, 4, 0xFFFFFFFF):
-        yield f"q-ver{version:x}", [(4, ">I", version)], UNSUPPORTED, None, "version"
+    for name, version in (("0", 0), ("4", 4), ("ff", 0xFFFFFFFF)):
+        yield f"q-ver{name}", [(4, ">I", version)], UNSUPPORTED, None, "version"
     for bits in (0, 8, 22, 63, 64, 0xFFFFFFFF):
-        yield f"q-cb{bits:x}", [(20, ">I", bits)], CORRUPT, GIB, f"cluster_bits is {bits}"
-    for order in (7, 64, 0xFFFFFFFF):
-        yield f"q-ro{order:x}", [(96, ">I", order)], CORRUPT, GIB, "refcount_order"
-    for length in (0, 72, 103, 65537, 0xFFFFFFFF):
-        yield f"q-hl{length:x}", [(100, ">I", length)], CORRUPT, GIB, "header_length"
-    for length in (105, 65536):
-        yield f"q-hl{length}", [(100, ">I", length)], SUSPICIOUS, GIB, "header_length"
+        name = "neg" if bits > 64 else str(bits)
+        yield f"q-cb{name}", [(20, ">I", bits)], CORRUPT, GIB, f"cluster_bits is {bits}"
+    for name, order in (("7", 7), ("64", 64), ("ff", 0xFFFFFFFF)):
+        yield f"q-ro{name}", [(96, ">I", order)], CORRUPT, GIB, "refcount_order"
+    for name, length in (("0", 0), ("72", 72), ("103", 103), ("big", 65544), ("ff", ALL >> 32)):
+        yield f"q-hl{name}", [(100, ">I", length)], CORRUPT, GIB, "header_length"
+    for name, length in (("105", 105), ("cl", 65536)):
+        yield f"q-hl{name}", [(100, ">I", length)], SUSPICIOUS, GIB, "header_length"
     for bit in (5, 63):
         patch: list[Patch] = [(72, ">Q", 1 << bit)]
         yield f"q-incompat{bit}", patch, UNSUPPORTED, GIB, "unknown incompatible"
@@ -78,7 +79,7 @@ def size_lies() -> Iterator[Lie]:
     yield "q-size-max", [(24, ">Q", ALL)], CORRUPT, None, r"2\^63"
     yield "q-size-2^63", [(24, ">Q", 1 << 63)], CORRUPT, None, r"2\^63"
     yield "q-size-2^63-512", [(24, ">Q", (1 << 63) - 512)], CORRUPT, None, "too small"
-    yield "q-size-l1small", [(24, ">Q", 1 << 45)], CORRUPT, 1 << 45, "too small"
+    yield "q-size-huge-l1small", [(24, ">Q", 1 << 45)], CORRUPT, 1 << 45, "too small"
 
 
 def table_lies() -> Iterator[Lie]:
@@ -87,21 +88,21 @@ def table_lies() -> Iterator[Lie]:
         ("eof", 1 << 40, "beyond the end"),
         ("ovf", ALL - 65535, "beyond the end"),
         ("2^63", (1 << 63) - 65536, "beyond the end"),
-        ("hdr", 0, "overlaps the header"),
-        ("rt", 65536, "overlaps the refcount table"),
+        ("overlap-hdr", 0, "overlaps the header"),
+        ("overlap-rt", 65536, "overlaps the refcount table"),
     ):
         yield f"q-l1-{name}", [(40, ">Q", value)], CORRUPT, GIB, f"L1 table.*{reason}"
-    for entries in (0, 0x7FFFFFFF, 0xFFFFFFFF, 4194304):
-        yield f"q-l1size{entries:x}", [(36, ">I", entries)], CORRUPT, GIB, "l1_size|L1 table"
-    for name, value in (("unal", 65537), ("eof", 1 << 40), ("ovf", ALL - 65535), ("0", 0)):
+    for name, entries in (("0", 0), ("big", 0x7FFFFFFF), ("ff", 0xFFFFFFFF), ("32M", 4194304)):
+        yield f"q-l1size{name}", [(36, ">I", entries)], CORRUPT, GIB, "l1_size|L1 table"
+    for name, value in (("unal", 65537), ("eof", 1 << 40), ("ovf", ALL - 65535), ("zero", 0)):
         yield f"q-rt-{name}", [(48, ">Q", value)], CORRUPT, GIB, "refcount table"
-    for clusters in (0, 0x7FFFFFFF, 0xFFFFFFFF, 100):
-        yield f"q-rtc{clusters:x}", [(56, ">I", clusters)], CORRUPT, GIB, "refcount table"
-    for count in (65537, 0xFFFFFFFF):
-        yield f"q-snap{count:x}", [(60, ">I", count)], CORRUPT, GIB, "nb_snapshots"
+    for name, clusters in (("0", 0), ("big", 0x7FFFFFFF), ("ff", 0xFFFFFFFF), ("100", 100)):
+        yield f"q-rt{name}", [(56, ">I", clusters)], CORRUPT, GIB, "refcount table"
+    for name, count in (("65537", 65537), ("ff", 0xFFFFFFFF)):
+        yield f"q-snap{name}", [(60, ">I", count)], CORRUPT, GIB, "nb_snapshots"
     beyond: list[Patch] = [(60, ">I", 65536), (64, ">Q", 131072)]
-    yield "q-snap-eof", beyond, CORRUPT, GIB, "snapshot table.*beyond"
-    yield "q-snap-unal", [(60, ">I", 1), (64, ">Q", 131073)], CORRUPT, GIB, "not aligned"
+    yield "q-snap65536", beyond, CORRUPT, GIB, "snapshot table.*beyond"
+    yield "q-snapunal", [(60, ">I", 1), (64, ">Q", 131073)], CORRUPT, GIB, "not aligned"
     yield "q-snap-ok", [(60, ">I", 3), (64, ">Q", 131072)], OK, GIB, ""
 
 
@@ -133,22 +134,23 @@ def extension_cases() -> Iterator[Case]:
     bitmaps = qcow2.BitmapsExtension
     for name, data, state, reason in (
         ("len", struct.pack(">II", 0x12345678, 0xFFFFFFFF), CORRUPT, "too long"),
-        ("many", pack(0x12345678) * 8178, SUSPICIOUS, "more than 256"),
+        ("noend", pack(0x12345678) * 8178, SUSPICIOUS, "more than 256"),
         ("far", pack(0x12345678, bytes(40000)), SUSPICIOUS, "too far"),
         ("unknown", pack(0x12345678, b"odd length"), OK, ""),
         ("datanobit", pack(kind.DATA_FILE, b"/etc/passwd"), SUSPICIOUS, "feature bit is not set"),
         ("dup", pack(kind.BACKING_FORMAT, b"raw") * 2, SUSPICIOUS, "second header extension"),
-        ("fmtlong", pack(kind.BACKING_FORMAT, b"r" * 60), CORRUPT, "60 bytes, more than 15"),
         ("bm0", pack(kind.BITMAPS, bitmaps(0, 0, 64, 65536).pack()), SUSPICIOUS, "bitmaps"),
         ("bmbig", pack(kind.BITMAPS, bitmaps(1, 0, 1 << 40, 65536).pack()), SUSPICIOUS, "bitmaps"),
         ("bmeof", pack(kind.BITMAPS, bitmaps(1, 0, 64, 1 << 30).pack()), SUSPICIOUS, "bitmaps"),
         ("bmlen", pack(kind.BITMAPS, bytes(23)), SUSPICIOUS, "23 bytes, not 24"),
-        ("fnt", pack(kind.FEATURE_NAMES, b"\x1b[2J" * 12), OK, ""),
+        ("fntesc", pack(kind.FEATURE_NAMES, b"\x1b[2J" * 12), OK, ""),
         ("crypt", pack(kind.ENCRYPTION, bytes(16)), CORRUPT, "with an encryption header"),
     ):
         yield Case(f"q-ext-{name}", with_extensions(data), "qcow2", state, GIB, reason)
     for name, extensions, state, reason in (
         ("datafile", pack(kind.DATA_FILE, b"/etc/passwd"), SUSPICIOUS, "external file"),
+        ("dataraw", pack(kind.DATA_FILE, b"data.raw"), SUSPICIOUS, "external file"),
+        ("datafifo", pack(kind.DATA_FILE, b"fifo"), SUSPICIOUS, "external file"),
         ("datajson", pack(kind.DATA_FILE, b'json:{"x":1}'), SUSPICIOUS, "external file"),
         ("datanone", b"", CORRUPT, "no name"),
     ):
@@ -162,19 +164,28 @@ def extension_cases() -> Iterator[Case]:
     place = qcow2.EncryptionExtension(65536, 1 << 40).pack()
     image = with_extensions(pack(kind.ENCRYPTION, place), patches=((32, ">I", 2),))
     yield Case("q-ext-fdeeof", image, "qcow2", CORRUPT, GIB, "encryption header.*beyond")
+    image = with_extensions(pack(kind.BACKING_FORMAT, b"r" * 60))
+    yield Case("q-bk-fmtlong", image, "qcow2", CORRUPT, GIB, "60 bytes, more than 15")
+    unknown = ((72, ">Q", 32),)
+    for name, names in (
+        ("fnt", b"A" * 47),
+        ("fntmsg", b"\0\5\x1b[2J\x1b]0;pwn\a".ljust(48, b"\0")),
+    ):
+        image = with_extensions(pack(kind.FEATURE_NAMES, names), patches=unknown)
+        yield Case(f"q-ext-{name}", image, "qcow2", UNSUPPORTED, GIB, "^unknown incompatible")
     named = bytes(sound(backing=b"x", backing_format="evil\x1b[2J"))
     yield Case("q-bk-fmtbogus", named, "qcow2", SUSPICIOUS, GIB, r"backing format 'evil\\x1b\[2J'")
 
 
 def truncated() -> Iterator[Case]:
     data = bytes(sound())
-    for length in (4, 7, 71, 103):
-        yield Case(f"q-{length}", data[:length], "qcow2", CORRUPT, None, "truncated")
+    for name, length in (("magic-trunc", 4), ("7", 7), ("71", 71), ("103", 103)):
+        yield Case(f"q-{name}", data[:length], "qcow2", CORRUPT, None, "truncated")
     yield Case("q-hdronly", data[:65536], "qcow2", CORRUPT, GIB, "beyond the end")
     yield Case("q-512", data[:512], "qcow2", CORRUPT, GIB, "beyond the end")
     yield Case("q-l1-cut", data[:-1], "qcow2", CORRUPT, GIB, "L1 table.*beyond")
     version1 = patched(sound(), (4, ">I", 1))
-    yield Case("q-ver1", version1, "qcow", CORRUPT, GIB)
+    yield Case("q-ver1-on-q2", version1, "qcow", CORRUPT, GIB)
     second = bytes(sound(version=2))
     yield Case("q-v2-short", second[:71], "qcow2", CORRUPT, None, "truncated")
     yield Case("q-v2", second, "qcow2", OK, GIB)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from storaged.formats import vmdk_create
+from storaged.formats.image import ImageState
 from tests.formats.memory import MemoryHandle
+from tests.formats.vmdk_images import text
 from tests.formats.zoo_case import (
     ALL,
     CORRUPT,
@@ -89,16 +92,89 @@ def descriptor_cases() -> Iterator[Case]:
     for name, old, new, reason in (
         ("custom", '"monolithicSparse"', '"custom"', "createType"),
         ("cidbad", "CID=1234abcd", "CID=xyz", "CID"),
-        ("extname", '"disk.vmdk"', '"/etc/passwd"', "no plain file name"),
         ("extjson", '"disk.vmdk"', '"json:{}"', "no plain file name"),
         ("extdots", '"disk.vmdk"', '".."', "no plain file name"),
         ("flat", "SPARSE", "FLAT", "not a sparse one"),
         ("noaccess", "RW 131072", "NOACCESS 131072", "not a sparse one"),
-        ("noext", "RW 131072", "XX 131072", "0 extents"),
+        ("noext", "RW 131072", "# 131072", "0 extents"),
+        ("badline", "RW 131072", "XX 131072", "not understood"),
+        ("cidtwice", "#DDB", "CID=1", "CID again"),
+        ("nocreatetype", "createType", "created", "createType"),
+        ("extbig", "RW 131072", "RW 131073", "more than the disk"),
+        ("two-hints", "version=1", '#parentFileNameHint="x"', "programs differ"),
         ("manyext", "\n#DDB", '\nRW 1 SPARSE "b"' * 20, "21 extents"),
     ):
-        yield Case(f"v-{name}", vmdk_text(old, new), "vmdk", SUSPICIOUS, 64 * MIB, reason)
+        yield Case(f"v-in-{name}", vmdk_text(old, new), "vmdk", SUSPICIOUS, 64 * MIB, reason)
+    other = vmdk_text('"disk.vmdk"', '"/etc/passwd"')
+    yield Case("v-extname", other, "vmdk", SUSPICIOUS, 64 * MIB, "no plain file name")
     yield Case("v-trunc", vmdk_image()[:60000], "vmdk", CORRUPT, 64 * MIB, "beyond the end")
     yield Case("v-40", vmdk_image()[:40], "vmdk", CORRUPT, None, "truncated")
-    text = b'# Disk DescriptorFile\nversion=1\nRW 1 FLAT "/etc/passwd" 0\n'
-    yield Case("v-flat-passwd", text, "raw", SUSPICIOUS, None, "VMDK descriptor")
+    for file in descriptor_files():
+        # libvirt lists what is a descriptor alone as raw
+        yield Case(f"v-{file.name}", file.data, "raw", SUSPICIOUS, None, "VMDK descriptor")
+
+
+@dataclass(frozen=True)
+class DescriptorFile:
+    """A descriptor whose data lie in other files, and what opening it has to say."""
+
+    name: str
+    data: bytes
+    state: ImageState
+    reason: str = ""
+
+
+def descriptor_files() -> list[DescriptorFile]:
+    """Return them all; the file's own name is ``own.vmdk``."""
+    sound = [DescriptorFile(*row) for row in _sound_files()]
+    return sound + [DescriptorFile(*row) for row in (*_named_files(), *_odd_files())]
+
+
+def _sound_files() -> Iterator[tuple[str, bytes, ImageState]]:
+    yield "split", text('RW 8 FLAT "a" 0', 'RW 8 FLAT "b" 5'), OK
+    yield "esx", text('RW 8 VMFS "own-flat.vmdk"', kind="vmfs"), OK
+    yield "esx-delta", text('RW 8 VMFSSPARSE "own-delta.vmdk"', kind="vmfsSparse"), OK
+
+
+def _named_files() -> Iterator[tuple[str, bytes, ImageState, str]]:
+    for name, extent in (
+        ("flat-passwd", "/etc/passwd"),
+        ("flat-rel", "../../etc/passwd"),
+        ("flat-dev", "/dev/vda"),
+        ("flat-json", "json:{}"),
+        ("nbd", "nbd:localhost:1"),
+        ("backslash", "..\\secret"),
+        ("dots", ".."),
+        ("control", "a\x1b[2Jb"),
+        ("noname", ""),
+    ):
+        yield name, text(f'RW 8 FLAT "{extent}" 0'), CORRUPT, "no plain file name"
+    yield "vmfs", text('RW 8 VMFS "/etc/passwd"', kind="vmfs"), CORRUPT, "no plain file name"
+    self = 'RW 8 FLAT "own.vmdk" 0'
+    yield "flat-self", text(self), CORRUPT, "names itself"
+    loop = text('RW 8 SPARSE "own.vmdk"', kind="twoGbMaxExtentSparse")
+    yield "sparse-selfloop", loop, CORRUPT, "names itself"
+    yield "twice", text(*['RW 8 FLAT "a" 0'] * 2), CORRUPT, "2 extents have the same name"
+
+
+def _odd_files() -> Iterator[tuple[str, bytes, ImageState, str]]:
+    flat = 'RW 8 FLAT "a" 0'
+    yield "flat-neg", text('RW -8 FLAT "a" 0'), CORRUPT, "not understood"
+    yield "flat-huge", text(f'RW {2**63} FLAT "a" 0'), CORRUPT, "line 6"
+    yield "flat-noext", text(), CORRUPT, "0 extents"
+    yield "rdonly", text(flat.replace("RW", "RDONLY")), UNSUPPORTED, "RDONLY"
+    yield "noaccess", text(flat.replace("RW", "NOACCESS")), UNSUPPORTED, "NOACCESS"
+    yield "zero", text(flat, "RW 8 ZERO"), UNSUPPORTED, "type ZERO"
+    yield "rdm", text('RW 8 VMFSRDM "a"', kind="vmfs"), UNSUPPORTED, "type VMFSRDM"
+    yield "sesparse", text('RW 8 SESPARSE "a"', kind="seSparse"), UNSUPPORTED, "createType"
+    yield "custom", text(flat, kind="custom"), UNSUPPORTED, "createType"
+    yield "fulldev", text(flat, kind="fullDevice"), UNSUPPORTED, "createType"
+    yield "nocreatetype", text(flat).replace(b"createType", b"created"), UNSUPPORTED, "createType"
+    yield "sparse", text('RW 8 SPARSE "a"', kind="monolithicSparse"), CORRUPT, "no separate"
+    yield "twoflat", text(flat, 'RW 8 FLAT "b" 0', kind="monolithicFlat"), CORRUPT, "2 extents"
+    yield "manyext", text(*[flat] * 10000), CORRUPT, "more than 4096 extents"
+    yield "cidbad", text(flat, cid="xyz"), CORRUPT, "no valid CID"
+    parent = 'parentFileNameHint="/etc/passwd"'
+    yield "parent", text(flat, more=parent), CORRUPT, "cannot have a parent"
+    yield "only", b"# Disk DescriptorFile", UNSUPPORTED, "createType"
+    yield "binary", b"# Disk DescriptorFile" + bytes(range(256)) * 8, CORRUPT, "follows"
