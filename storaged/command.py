@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 _COMMON: Final = ("HOME", "LOGNAME", "PATH", "SHELL", "TMPDIR", "USER", "XDG_RUNTIME_DIR")
 #: How much of what a program says on its standard error is kept for messages, in bytes.
 _STDERR_MAX: Final = 4096
+#: How much a program of `start` may say on its standard error, in bytes: it is kept in memory.
+_STDERR_ROOM: Final = 1 << 16
+#: How long to wait for a program that was killed, in seconds: it may hang in the kernel.
+_KILLED: Final = 5.0
+#: Where programs are that `PATH` does not name, because it is an ordinary user's or empty.
+_PROGRAMS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
 
 def environment(environ: Mapping[str, str], *more: str) -> dict[str, str]:
@@ -30,6 +36,120 @@ def environment(environ: Mapping[str, str], *more: str) -> dict[str, str]:
     """
     kept = {name: environ[name] for name in (*_COMMON, *more) if name in environ}
     return {**kept, "LC_ALL": "C.UTF-8"}
+
+
+def find_program(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return the path of a program, None if it is not installed."""
+    import shutil  # slow to import, and most never need it
+
+    places = [*environ.get("PATH", "").split(os.pathsep), *_PROGRAMS]
+    return shutil.which(name, path=os.pathsep.join(filter(None, places)))
+
+
+class Child:
+    """A running program that reads nothing and is heard of by its descriptors, errors and end."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], argv: tuple[str, ...], errors: int
+    ) -> None:
+        self._process = process
+        self._argv = argv
+        self._errors = errors
+        self._said: str | None = None
+
+    @property
+    def pid(self) -> int:
+        """The program's process."""
+        return self._process.pid
+
+    def said(self) -> str:
+        """Return the end of what the program has said on its standard error, in printable text."""
+        if self._said is not None:
+            return self._said
+        text = os.pread(self._errors, _STDERR_ROOM, 0).rstrip(b"\0")[-_STDERR_MAX:]
+        # it may quote a hostile file
+        shown = (c if c.isprintable() or c == "\n" else "?" for c in text.decode(errors="replace"))
+        return "".join(shown).strip()
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for the program to end; return its status, None if *timeout* seconds passed."""
+        return _wait(self._process, timeout)
+
+    def failure(self) -> CommandFailed:
+        """Return the error for a program that has ended, or does not do what it is there for."""
+        status = self._process.poll()
+        return CommandFailed(self._argv, 0 if status is None else status, self.said())
+
+    def close(self, *, patience: float = 2.0) -> None:
+        """See to it that the program ends. Calling it again does nothing.
+
+        A program that hangs in the kernel is left to its fate: a dead storage must not hold us.
+
+        :param patience: seconds to wait for the program before it is told to end, and again before
+            it is killed; 0 kills it at once.
+        """
+        if self._said is not None:
+            return
+        if self.wait(patience) is None:
+            if patience:
+                self._process.terminate()
+            if not patience or self.wait(patience) is None:
+                self._process.kill()
+                self.wait(_KILLED)
+        self._said = self.said()
+        os.close(self._errors)
+
+
+def start(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    keep: Sequence[int] = (),
+    shown: Sequence[str] | None = None,
+) -> Child:
+    """Start a program in a session of its own that is talked to by descriptors it inherits.
+
+    It reads nothing, its standard output is thrown away, and what it says on its standard error is
+    kept up to a bound.
+
+    :param environ: the whole environment of the program, see `environment`.
+    :param keep: descriptors that it gets under their numbers.
+    :param shown: the arguments as errors show them, where *argv* begins with what is only a means.
+    :raise CommandFailed: there is no such program, or it cannot be run.
+    """
+    import fcntl  # not where only the client half runs
+    import subprocess  # slow to import, and most never need it
+
+    argv = tuple(argv)
+    with system_errors("Cannot keep the errors of a program"):
+        errors = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(errors, _STDERR_ROOM)
+        # from here on a write beyond the end fails
+        fcntl.fcntl(errors, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=dict(environ),
+            pass_fds=tuple(keep),
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as err:  # a value: a NUL in an argument
+        os.close(errors)
+        why = err.strerror if isinstance(err, OSError) else err
+        raise CommandFailed(argv, 127, f"cannot run {argv[0]}: {why}") from err
+    return Child(process, argv if shown is None else tuple(shown), errors)
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
+    import subprocess  # slow to import; whoever has a child has it
+
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 class ConnectedChild:
@@ -62,12 +182,7 @@ class ConnectedChild:
 
     def wait(self, timeout: float) -> int | None:
         """Wait for the program to end; return its status, None if *timeout* seconds passed."""
-        import subprocess  # slow to import; whoever has a child has it
-
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
+        return _wait(self._process, timeout)
 
     def close(self, *, patience: float = 2.0) -> None:
         """Hang up, and see to it that the program ends. Calling it again does nothing.
