@@ -10,16 +10,21 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from storaged.backends._describe import backing_path
+from storaged.backends._links import is_within, open_place
 from storaged.backends._plan import encoded
-from storaged.backends._record import NAME_ONLY, OPEN_FLAGS, open_named
-from storaged.errors import ConfigUnsupported, system_errors
+from storaged.concerns import concerns, dangers
+from storaged.errors import ConfigUnsupported, OperationInvalid, StorageError, system_errors
+from storaged.formats.errors import FormatError
 from storaged.formats.file import FileHandle
 from storaged.formats.image import ImageInfo, ImageState
 from storaged.formats.probe import probe
 from storaged.model import BackingStore, VolumeDef
+from storaged.references import refer
+
+if TYPE_CHECKING:
+    from storaged.formats.vmdk_create import Parent
 
 
 def settle_backing(volume: VolumeDef, directory: int, target: str) -> VolumeDef:
@@ -29,20 +34,42 @@ def settle_backing(volume: VolumeDef, directory: int, target: str) -> VolumeDef:
     :param target: its path; a relative backing path starts there.
     :raise SystemFailure: it is not there, not readable or not a file.
     :raise ConfigUnsupported: its format is not what was given, or cannot be told.
+    :raise OperationInvalid: it is an image that is a danger.
     """
     backing = volume.backing
     if backing is None:
         return volume
     name = encoded(backing.path, "backing store")
-    path = backing_path(name, target) or f"{target}/{backing.path}"
+    path = refer(name, target).path or f"{target}/{backing.path}"
     doing = f"inaccessible backing store volume {backing.path}"
     with system_errors(doing):
-        fd = _open(path, directory)
+        fd = open_place(path, directory)
     try:
         with system_errors(doing):
-            return _settled(volume, backing, fd, path, is_own=_is_within(fd, directory))
+            return _settled(volume, backing, fd, path, is_own=is_within(fd, directory))
     finally:
         os.close(fd)
+
+
+def vmdk_parent(volume: VolumeDef, directory: int, target: str) -> Parent | None:
+    """Return what a new vmdk over a backing file has to know of it; None for every other volume.
+
+    :raise FormatError: the backing file is no vmdk.
+    :raise OSError: it cannot be read.
+    """
+    backing = volume.backing
+    if volume.format != "vmdk" or backing is None:
+        return None
+    from storaged.formats.vmdk_create import Parent
+    from storaged.formats.vmdk_describe import describe
+
+    name = encoded(backing.path, "backing store")
+    path = refer(name, target).path or f"{target}/{backing.path}"
+    with FileHandle(open_place(path, directory)) as handle:
+        found = describe(handle)
+    if found.cid is None:
+        raise FormatError(f"{path!a} has no content id")
+    return Parent(name, found.cid)
 
 
 def backing_size(image: ImageInfo | None, directory: int, target: str) -> int | None:
@@ -52,31 +79,19 @@ def backing_size(image: ImageInfo | None, directory: int, target: str) -> int | 
     """
     if image is None or image.backing is None:
         return None
-    path = backing_path(image.backing.name, target)
+    path = refer(image.backing.name, target).path
     if path is None:
         return None
     recorded = image.backing.format
-    with suppress(OSError), FileHandle(fd := _open(path, directory)) as handle:
+    with suppress(OSError, StorageError), FileHandle(fd := open_place(path, directory)) as handle:
         if recorded == "raw":
             return handle.size()
-        if recorded is None and not _is_within(fd, directory):
+        if recorded is None and not is_within(fd, directory):
             return None
         found = probe(handle)
         if found.state is ImageState.OK and recorded in (None, found.format):
             return found.capacity
     return None
-
-
-def _open(path: str, directory: int) -> int:
-    """Open a regular file or a block device.
-
-    :raise OSError: it cannot be opened, or is something else, and was not opened then.
-    """
-    found = os.open(path, NAME_ONLY, dir_fd=directory)
-    try:
-        return open_named(found, OPEN_FLAGS)
-    finally:
-        os.close(found)
 
 
 def _settled(
@@ -89,15 +104,15 @@ def _settled(
             advice="It lies outside the pool, so it is not probed: give its format.",
         )
     handle = FileHandle(fd, owned=False)
-    if given is not None and volume.capacity:
-        if is_own and given != "raw":
-            _check_format(probe(handle), given, path)
-        return volume
     if given == "raw":
-        return replace(volume, capacity=handle.size())
+        return volume if volume.capacity else replace(volume, capacity=handle.size())
     image = probe(handle)
-    _check_format(image, given, path)
-    _check_state(image, path)
+    if is_own or not volume.capacity:
+        _check_format(image, given, path)
+    if image.format == given or given is None:
+        _check_sound(image, path)
+    if given is not None and volume.capacity:
+        return volume
     return replace(
         volume,
         capacity=volume.capacity or image.capacity,
@@ -110,13 +125,7 @@ def _check_format(image: ImageInfo, given: str | None, path: str) -> None:
         raise ConfigUnsupported(f"backing store '{path}' is not of format {given}: {image.format}")
 
 
-def _check_state(image: ImageInfo, path: str) -> None:
-    if image.state is not ImageState.OK:
-        why = image.reasons[0] if image.reasons else str(image.state)
-        raise ConfigUnsupported(f"backing store '{path}' cannot be used: {why}")
-
-
-def _is_within(fd: int, directory: int) -> bool:
-    """Tell whether an open file lies in the open directory or below it, all links followed."""
-    root = Path(f"/proc/self/fd/{directory}").readlink()
-    return Path(f"/proc/self/fd/{fd}").readlink().is_relative_to(root)
+def _check_sound(image: ImageInfo, path: str) -> None:
+    why = dangers(concerns(image, os.path.dirname(path)))  # noqa: PTH120
+    if why:
+        raise OperationInvalid(f"backing store '{path}' cannot be used: {why[0]}")

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from storaged.backend import CreatesVolumes, Host
+from storaged.backend import CreatesVolumes, Durability, Host
 from storaged.backends import _plan
-from storaged.backends._backing import settle_backing
-from storaged.backends._image import OpensImages, format_errors
+from storaged.backends._backing import settle_backing, vmdk_parent
+from storaged.backends._chain import ReadsChains
+from storaged.backends._image import format_errors
+from storaged.backends._layers import PLAIN
 from storaged.backends._newfile import (
     NewFile,
     can_be_unnamed,
@@ -23,8 +25,8 @@ from storaged.backends._newfile import (
     remove_leftovers,
     taken_names,
 )
-from storaged.backends._record import Recorder
-from storaged.errors import NameTaken, SystemFailure, system_errors
+from storaged.backends._record import Recorder, mark_raw
+from storaged.errors import NameTaken, OperationInvalid, SystemFailure, system_errors
 from storaged.formats import raw, syscalls
 from storaged.formats.file import FileHandle
 from storaged.job import Job
@@ -36,7 +38,7 @@ DEFAULT_MODE = 0o600
 _IMAGES = ("qcow2", "vmdk")
 
 
-class CreatesFiles(OpensImages, CreatesVolumes):
+class CreatesFiles(ReadsChains, CreatesVolumes):
     """New volumes are new files."""
 
     def __init__(self, definition: PoolDef, host: Host) -> None:
@@ -57,6 +59,7 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             volume = _plan.settle(volume, self.path_of(volume.name), self.host.compat_level)
             _plan.check_request(volume, preallocate_metadata=preallocate_metadata)
             volume = settle_backing(volume, directory, self.target)
+            self._check_chain(volume, directory)
             _plan.check_rest(volume)
             self._check_nocow(directory, volume)
             if volume.format in _IMAGES:
@@ -66,16 +69,27 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             return volume
 
     def create(
-        self, volume: VolumeDef, job: Job[Any], *, preallocate_metadata: bool = False
+        self,
+        volume: VolumeDef,
+        job: Job[Any],
+        *,
+        preallocate_metadata: bool = False,
+        secret: bytes | None = None,
+        durability: Durability | None = None,
     ) -> VolumeRecord:
         with self.opened_target() as directory:
             if volume.type is VolumeType.DIR:
                 self._make_directory(directory, volume)
             else:
-                with self.new_volume(directory, volume, job) as file:
-                    self._fill(FileHandle(file.fd, owned=False), volume, job, preallocate_metadata)
-                if file.status is not None and volume.format not in _IMAGES:
-                    return Recorder().of_plain(volume.name, file.status)
+                _plan.require_secret(volume, secret)
+                with self.new_volume(directory, volume, job, durability=durability) as file:
+                    handle = FileHandle(file.fd, owned=False)
+                    if _is_plain(volume):
+                        self._fill_plain(handle, volume, job)
+                    else:
+                        self._fill(directory, handle, volume, job, preallocate_metadata, secret)
+                if file.status is not None and _is_plain(volume):
+                    return Recorder(self.target).of_plain(volume.name, file.status)
             return self.read_again(directory, volume.name)
 
     def check_free(self, directory: int, name: str) -> None:
@@ -91,29 +105,46 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             raise NameTaken(f"volume target path '{path}' already exists")
 
     @contextmanager
-    def new_volume(self, directory: int, volume: VolumeDef, job: Job[Any]) -> Iterator[NewFile]:
+    def new_volume(
+        self,
+        directory: int,
+        volume: VolumeDef,
+        job: Job[Any],
+        *,
+        durability: Durability | None = None,
+    ) -> Iterator[NewFile]:
         """Open the file of a new volume; after the block it has its name, or is gone.
 
+        :param durability: None is the engine's setting.
         :raise NameTaken: somebody else made a file of that name meanwhile.
         :raise SystemFailure: the kernel refused a step.
         """
         part = "" if self._unnamed else part_name(self.host.id, job.id)
         with taken_names(self.path_of(volume.name), volume.name):
-            if self._unnamed is None:
-                self._unnamed = can_be_unnamed(directory, part)
-            with new_file(directory, part, unnamed=self._unnamed) as file:
+            unnamed = self.can_be_unnamed(directory, part)
+            with new_file(directory, part, unnamed=unnamed) as file:
                 if volume.nocow:
                     self._set_nocow(file.fd, volume)
                 yield file
                 self.set_permissions(file.fd, volume.permissions)
-                self.sync(file.fd)
+                self.sync(file.fd, durability)
                 job.checkpoint()
                 file.commit(volume.name)
                 try:
-                    self.sync(directory)
+                    self.sync(directory, durability)
                 except OSError:
                     os.unlink(volume.name, dir_fd=directory)
                     raise
+
+    def can_be_unnamed(self, directory: int, part: str) -> bool:
+        """Tell whether files here can be made without a name; it is tried once.
+
+        :param part: a name for trying it, if it was not yet.
+        :raise OSError: for a reason that would stop every new file.
+        """
+        if self._unnamed is None:
+            self._unnamed = can_be_unnamed(directory, part)
+        return self._unnamed
 
     def set_permissions(self, fd: int, permissions: Permissions) -> None:
         """Give a new file or directory what was asked for, whatever the umask is.
@@ -130,29 +161,39 @@ class CreatesFiles(OpensImages, CreatesVolumes):
         if differs or stat.S_IMODE(status.st_mode) != mode:  # a new owner takes special bits away
             os.fchmod(fd, mode)
 
+    def _fill_plain(self, handle: FileHandle, volume: VolumeDef, job: Job[Any]) -> None:
+        path = self.path_of(volume.name)
+        allocation = volume.capacity if volume.allocation is None else volume.allocation
+        if volume.format == "iso":
+            allocation = 0
+        doing = (
+            f"cannot allocate {allocation} bytes in file" if allocation else "cannot extend file"
+        )
+        with system_errors(f"{doing} '{path}'"):
+            raw.create(handle, volume.capacity, allocation=allocation, checkpoint=job.checkpoint)
+        if volume.format == "raw":
+            mark_raw(handle.fileno())
+
     def _fill(
-        self, handle: FileHandle, volume: VolumeDef, job: Job[Any], preallocate_metadata: bool
+        self,
+        directory: int,
+        handle: FileHandle,
+        volume: VolumeDef,
+        job: Job[Any],
+        preallocate_metadata: bool,
+        secret: bytes | None,
     ) -> None:
         path = self.path_of(volume.name)
-        if volume.format in ("raw", "iso"):
-            allocation = volume.capacity if volume.allocation is None else volume.allocation
-            if volume.format == "iso":
-                allocation = 0
-            doing = (
-                f"cannot allocate {allocation} bytes in file"
-                if allocation
-                else "cannot extend file"
-            )
-            with system_errors(f"{doing} '{path}'"):
-                raw.create(
-                    handle, volume.capacity, allocation=allocation, checkpoint=job.checkpoint
-                )
-            return
         with format_errors(volume.name), system_errors(f"cannot fill file '{path}'"):
-            from storaged.backends import _writers
+            from storaged.backends import _content
 
-            _writers.write(
-                handle, volume, job.checkpoint, preallocate_metadata=preallocate_metadata
+            _content.create(
+                handle,
+                volume,
+                job,
+                preallocate_metadata=preallocate_metadata,
+                secret=secret,
+                parent=vmdk_parent(volume, directory, self.target),
             )
 
     def _make_directory(self, directory: int, volume: VolumeDef) -> None:
@@ -170,6 +211,21 @@ class CreatesFiles(OpensImages, CreatesVolumes):
                 os.rmdir(volume.name, dir_fd=directory)
                 raise
 
+    def _check_chain(self, volume: VolumeDef, directory: int) -> None:
+        """Refuse a backing file that has a danger somewhere below it.
+
+        :raise OperationInvalid: naming it.
+        """
+        backing = volume.backing
+        if backing is None or backing.format in PLAIN:
+            return
+        with system_errors(f"inaccessible backing store volume {backing.path}"):
+            below = self.backing_volume(backing, directory)
+        if below is None:  # only what it says itself counts
+            return
+        for danger in self.chain(below, format=backing.format).dangers:
+            raise OperationInvalid(f"backing store '{backing.path}' cannot be used: {danger}")
+
     def _check_nocow(self, directory: int, volume: VolumeDef) -> None:
         if volume.nocow and volume.format == "raw":
             with system_errors(f"cannot open directory '{self.target}'"):
@@ -185,3 +241,8 @@ class CreatesFiles(OpensImages, CreatesVolumes):
             if volume.format == "raw":
                 text, number = _plan.no_nocow(self.path_of(volume.name))
                 raise SystemFailure(text, number) from err
+
+
+def _is_plain(volume: VolumeDef) -> bool:
+    """Tell whether a planned volume has no header."""
+    return volume.format in ("raw", "iso") and volume.encryption is None

@@ -12,7 +12,7 @@ from typing import Any
 from storaged import imagelock
 from storaged.backend import DeletesVolumes
 from storaged.backends._image import OpensImages
-from storaged.backends._record import OPEN_FLAGS
+from storaged.backends._record import OPEN_FLAGS, Recorder
 from storaged.backends._scan import look_at
 from storaged.errors import SystemFailure, system_errors
 from storaged.job import Job
@@ -28,7 +28,7 @@ class DeletesFiles(OpensImages, DeletesVolumes):
             try:
                 if volume.type is not VolumeType.FILE and _is_link(directory, volume.name):
                     os.unlink(volume.name, dir_fd=directory)
-                elif volume.type is VolumeType.PLOOP and _is_ploop(directory, volume.name):
+                elif volume.type is VolumeType.PLOOP and self._is_ploop(directory, volume.name):
                     shutil.rmtree(volume.name, dir_fd=directory)
                 elif volume.type in (VolumeType.DIR, VolumeType.PLOOP):
                     self._remove_directory(directory, volume.name)
@@ -42,6 +42,11 @@ class DeletesFiles(OpensImages, DeletesVolumes):
                 raise SystemFailure(f"cannot unlink file '{path}'", err.errno or errno.EIO) from err
             with system_errors(f"cannot sync directory '{self.target}'"):
                 self.sync(directory)
+
+    def _is_ploop(self, directory: int, name: str) -> bool:
+        """Tell whether it still is one: another directory of that name may hold anything."""
+        now = look_at(directory, name, Recorder(self.target))
+        return now is not None and now.type is VolumeType.PLOOP
 
     def _remove_directory(self, directory: int, name: str) -> None:
         try:
@@ -61,12 +66,6 @@ class DeletesFiles(OpensImages, DeletesVolumes):
 
 def _is_link(directory: int, name: str) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-
-
-def _is_ploop(directory: int, name: str) -> bool:
-    """Tell whether it still is one: another directory of that name may hold anything."""
-    now = look_at(directory, name)
-    return now is not None and now.type is VolumeType.PLOOP
 
 
 def _check_unused(directory: int, name: str) -> None:

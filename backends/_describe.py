@@ -6,12 +6,9 @@ image's header names is ever opened for reading here.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import stat
 from contextlib import suppress
-from typing import Any
 
 from storaged.formats import syscalls
 from storaged.formats.image import BackingRef
@@ -23,16 +20,11 @@ from storaged.model import (
     VolumeDef,
     VolumeRecord,
 )
+from storaged.references import refer, without_credentials
 
 _LABEL = "security.selinux"
 #: Names the file without any access to its content, and so without waiting for a FIFO's writer.
 _NAME_ONLY = os.O_PATH | os.O_CLOEXEC
-_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-#: ``scheme://user:password@host``
-_USERINFO = re.compile(r"(?<=://)[^/@\s\"']*@")
-#: ``rbd:pool/image:id=admin:key=...``; a colon of the value is escaped by a backslash
-_RBD_KEY = re.compile(r":key=(?:[^:\\]|\\.)*")
-_SECRET_KEYS = re.compile(r"password|secret|cookie|\bkey$", re.IGNORECASE)
 
 
 def describe(record: VolumeRecord, directory: int, target: str) -> VolumeDef:
@@ -72,56 +64,10 @@ def label_of(fd: int) -> str | None:
     return None
 
 
-def backing_path(name: bytes, target: str) -> str | None:
-    """Return the path of a backing file that is a local file, None for every other kind.
-
-    As in libvirt, a name with a colon before its first slash is not local, and a relative one
-    starts at the directory of the image.
-    """
-    text = os.fsdecode(name)
-    if not text or _CONTROL.search(text):
-        return None
-    if text.startswith("/"):
-        return text
-    if ":" in text.partition("/")[0]:
-        return None
-    return f"{target}/{text}"
-
-
-def without_credentials(text: str) -> str:
-    """Return the name of a network image without the secrets that some people put into it."""
-    if text.startswith("json:"):
-        try:
-            found = json.loads(text[5:], object_pairs_hook=_unambiguous)
-            cleaned = _cleaned(found)
-            return text if cleaned == found else "json:" + json.dumps(cleaned)
-        except (ValueError, RecursionError):
-            return "json:"
-    cleaned = _USERINFO.sub("", text)
-    return _RBD_KEY.sub("", cleaned) if cleaned.startswith("rbd:") else cleaned
-
-
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
-    return found
-
-
-def _cleaned(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _cleaned(inner) for key, inner in value.items() if not _SECRET_KEYS.search(key)
-        }
-    if isinstance(value, list):
-        return [_cleaned(inner) for inner in value]
-    return without_credentials(value) if isinstance(value, str) else value
-
-
 def _backing(backing: BackingRef, directory: int, target: str) -> BackingStore:
     # libvirt prints "raw" for an unrecorded format where it does not probe.
     kind = backing.format or "raw"
-    path = backing_path(backing.name, target)
+    path = refer(backing.name, target).path
     if path is None:
         return BackingStore(without_credentials(os.fsdecode(backing.name)), kind)
     with suppress(OSError):

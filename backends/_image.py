@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from storaged import imagelock
 from storaged.backend import Durability
-from storaged.backends._record import (
-    IMAGE_KINDS,
-    NAME_ONLY,
-    OPEN_FLAGS,
-    Recorder,
-    open_named,
-    owner_name,
-)
+from storaged.backends._links import open_entry
+from storaged.backends._record import IMAGE_KINDS, OPEN_FLAGS, Recorder
 from storaged.backends._scan import ScansDirectory, look_at
+from storaged.concerns import dangers
 from storaged.errors import (
     ConfigUnsupported,
     NoSuchVolume,
     OperationInvalid,
     OperationUnsupported,
-    SystemFailure,
     system_errors,
 )
 from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
-from storaged.formats.image import ImageState
 from storaged.model import VolumeRecord, VolumeType
 
 _WRITE_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -58,7 +50,7 @@ class OpensImages(ScansDirectory):
         with system_errors(f"Failed to open storage volume with path '{path}'"):
             try:
                 flags = _WRITE_FLAGS if writable else OPEN_FLAGS
-                fd = _open_entry(directory, volume.name, flags, path)
+                fd = open_entry(directory, volume.name, flags, path)
             except FileNotFoundError as err:
                 raise NoSuchVolume(f"no storage vol with matching path '{path}'") from err
             if stat.S_IFMT(os.fstat(fd).st_mode) in IMAGE_KINDS:
@@ -82,12 +74,13 @@ class OpensImages(ScansDirectory):
         finally:
             os.close(fd)
 
-    def sync(self, fd: int) -> None:
+    def sync(self, fd: int, durability: Durability | None = None) -> None:
         """Bring a file or a directory to the disk, if that is what success promises here.
 
+        :param durability: what it promises this time; None is the engine's setting.
         :raise OSError: the disk did not take it.
         """
-        if self.host.durability is not Durability.FULL:
+        if (durability or self.host.durability) is not Durability.FULL:
             return
         try:
             os.fsync(fd)
@@ -102,8 +95,8 @@ class OpensImages(ScansDirectory):
         """
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode):
-            return Recorder().of_file(name, fd, status)
-        return Recorder().of_device(name, fd, status)
+            return Recorder(self.target).of_file(name, fd, status)
+        return Recorder(self.target).of_device(name, fd, status)
 
     def read_again(
         self, directory: int, name: str, known: VolumeRecord | None = None
@@ -112,61 +105,22 @@ class OpensImages(ScansDirectory):
 
         :raise NoSuchVolume: somebody removed it meanwhile.
         """
-        record = look_at(directory, name, known)
+        record = look_at(directory, name, Recorder(self.target), known)
         if record is None:
             raise NoSuchVolume(f"no storage vol with matching path '{self.path_of(name)}'")
         return record
 
 
-def _open_entry(directory: int, name: str, flags: int, path: str) -> int:
-    """Open an entry of a directory, or what it leads to if it is a link that may be followed.
-
-    :raise OSError: the kernel refused.
-    :raise SystemFailure: it is another link.
-    """
-    try:
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
-    except OSError as err:
-        if err.errno != errno.ELOOP:
-            raise
-    link = os.open(name, NAME_ONLY | os.O_NOFOLLOW, dir_fd=directory)
-    try:
-        maker = os.fstat(link).st_uid
-        goal = os.readlink("", dir_fd=link)  # of the link just looked at, not of another by now
-    finally:
-        os.close(link)
-    found = os.open(goal, NAME_ONLY, dir_fd=directory)
-    try:
-        status = os.fstat(found)
-        if maker not in (0, os.geteuid(), status.st_uid):
-            raise _foreign_link(path, maker, status.st_uid)
-        if stat.S_IFMT(status.st_mode) not in IMAGE_KINDS:
-            raise OperationUnsupported(f"volume '{name}' is no file any more")
-        return open_named(found, flags)
-    finally:
-        os.close(found)
-
-
-def _foreign_link(path: str, maker: int, owner: int) -> SystemFailure:
-    return SystemFailure(
-        f"Failed to open storage volume with path '{path}'",
-        errno.EACCES,
-        advice=f"User {owner_name(maker)} made it as a link to a file of user {owner_name(owner)}. "
-        f"If that is meant: chown -h root {shlex.quote(path)}",
-    )
-
-
 def check_sound(volume: VolumeRecord, doing: str) -> None:
-    """Refuse work on an image that cannot be trusted.
+    """Refuse work on an image that is a danger; what is only worth a note is let pass.
 
     :param doing: what was to be done, such as ``resized``.
     :raise OperationInvalid: naming what is wrong with it.
     """
-    image = volume.image
-    if image is not None and image.state is not ImageState.OK:
-        why = image.reasons[0] if image.reasons else str(image.state)
+    why = dangers(volume.concerns)
+    if why:
         raise OperationInvalid(
-            f"volume '{volume.name}' cannot be {doing}: {why}",
+            f"volume '{volume.name}' cannot be {doing}: {why[0]}",
             advice="It can be downloaded and deleted.",
         )
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from storaged.backends._amend import AmendsFiles
+from storaged.backends._check import ChecksFiles
 from storaged.backends._clone import ClonesFiles
 from storaged.backends._delete import DeletesFiles
+from storaged.backends._inspect import InspectsFiles
 from storaged.backends._resize import ResizesFiles
+from storaged.backends._rewrite import RewritesFiles
 from storaged.backends._transfer import TransfersFiles
 from storaged.backends._wipe import WipesFiles
 
@@ -15,5 +19,15 @@ FILE_FORMATS = (
 )  # fmt: skip
 
 
-class FileVolumes(ClonesFiles, DeletesFiles, ResizesFiles, WipesFiles, TransfersFiles):
+class FileVolumes(
+    ClonesFiles,
+    DeletesFiles,
+    ResizesFiles,
+    WipesFiles,
+    TransfersFiles,
+    ChecksFiles,
+    InspectsFiles,
+    AmendsFiles,
+    RewritesFiles,
+):
     """The files of the target directory are volumes, wherever the directory comes from."""

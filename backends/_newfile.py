@@ -95,6 +95,18 @@ class NewFile:
         with suppress(OSError):  # it is there, whatever a file server says now
             self.status = os.fstat(self.fd)
 
+    def replace(self, name: str, part: str) -> None:
+        """Give the file the name of another in one step.
+
+        :param part: `part_name`: a file without a name gets it for a moment, as no link replaces.
+        :raise OSError: the kernel refused; the other file is as it was.
+        """
+        if self._part is None:
+            self._retried(lambda: syscalls.link_unnamed(self.fd, self._directory, part))
+            self._part = part
+        os.rename(self._part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        self._part = None
+
     def _rename(self, part: str, name: str) -> None:
         try:
             syscalls.rename_noreplace(self._directory, part, name)

@@ -20,8 +20,11 @@ from storaged.errors import (
 )
 from storaged.model import Encryption, VolumeDef, VolumeType
 
-#: What is made natively; the others have to wait for conversion through QEMU.
+#: What is made natively, and what QEMU's storage daemon makes.
 NATIVE_FORMATS = ("raw", "iso", "qcow2", "vmdk", "dir")
+FOREIGN_FORMATS = ("vpc", "vdi", "qcow", "qed")
+#: Those whose header can name a backing file.
+WITH_BACKING = ("qcow2", "vmdk", "qcow", "qed")
 #: libvirt 10.2.0: from here on a qcow2 without compat is version 3.
 COMPAT_11_LEVEL = 10_002_000
 #: File systems hold names of at most this many bytes.
@@ -81,13 +84,13 @@ def check_request(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
     elif kind == "dir":
         _check_directory(volume, preallocate_metadata=preallocate_metadata)
     elif kind == "ploop":
-        raise not_native("ploop")
+        raise not_made("ploop")
     else:
         _check_options(volume, preallocate_metadata=preallocate_metadata)
 
 
 def check_rest(volume: VolumeDef) -> None:
-    """Refuse what qemu-img would, and what is not native; the backing store was looked at."""
+    """Refuse what qemu-img would, and what nobody makes; the backing store was looked at."""
     kind = volume.format or "raw"
     features = volume.features or frozenset()
     _check_encryption(volume.encryption, kind)
@@ -96,16 +99,36 @@ def check_rest(volume: VolumeDef) -> None:
             raise ConfigUnsupported("lazy_refcounts not supported with compat level 0.10")
         if "extended_l2" in features:
             raise ConfigUnsupported("'extended_l2' not supported with compat level 0.10")
-    if kind not in NATIVE_FORMATS:
-        raise not_native(kind)
+    if kind not in (*NATIVE_FORMATS, *FOREIGN_FORMATS):
+        raise not_made(kind)
     if kind == "qcow2" and volume.compat not in (None, "0.10", "1.1"):
         raise ConfigUnsupported(f"unknown qcow2 compatibility level '{volume.compat}'")
     if not features <= _FEATURES:
         raise ConfigUnsupported(f"unsupported feature {min(features - _FEATURES)}")
-    if kind in ("iso", "vmdk") and volume.cluster_size:
+    if kind not in ("raw", "qcow2", "dir") and volume.cluster_size:
         raise ConfigUnsupported("cluster size only available with qcow2")
-    if kind == "vmdk" and volume.backing is not None:
-        raise ConfigUnsupported("backing storage not supported for vmdk volumes")
+    if volume.backing is not None:
+        if kind not in WITH_BACKING:
+            raise ConfigUnsupported(f"backing storage not supported for {kind} volumes")
+        if kind == "vmdk" and volume.backing.format != "vmdk":
+            raise ConfigUnsupported("the backing store of a vmdk volume must be of format vmdk")
+
+
+def require_secret(volume: VolumeDef, secret: bytes | None) -> None:
+    """Refuse to make a volume in plain that was to be encrypted, or the other way round.
+
+    :raise ConfigUnsupported: there is no passphrase for it.
+    :raise InvalidArgument: there is one for nothing.
+    """
+    if volume.encryption is not None and secret is None:
+        raise ConfigUnsupported(
+            f"volume '{volume.name}' is to be encrypted, and no passphrase was given",
+            advice="storagectl takes it from a file: --secret-file PATH",
+        )
+    if volume.encryption is None and secret is not None:
+        raise InvalidArgument(
+            f"a secret was given for volume '{volume.name}', which is not to be encrypted"
+        )
 
 
 def settle(volume: VolumeDef, path: str, compat_level: int) -> VolumeDef:
@@ -150,11 +173,11 @@ def _check_options(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
             raise ConfigUnsupported("metadata preallocation conflicts with backing store")
 
 
-def not_native(kind: str) -> ConfigUnsupported:
-    """Return the error for a format that only QEMU can make."""
+def not_made(kind: str) -> ConfigUnsupported:
+    """Return the error for a format that can only be read."""
     return ConfigUnsupported(
         f"volumes of format '{kind}' cannot be created",
-        advice=f"What is made natively is {', '.join(NATIVE_FORMATS)}.",
+        advice=f"What can be is {', '.join((*NATIVE_FORMATS, *FOREIGN_FORMATS))}.",
     )
 
 
@@ -180,14 +203,10 @@ def _check_directory(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
 
 
 def _check_encryption(encryption: Encryption | None, kind: str) -> None:
-    """Refuse every encryption: an image that was to be encrypted is never made in plain."""
+    """Refuse what cannot be encrypted: such an image is never made in plain instead."""
     if encryption is None:
         return
     if kind not in ("raw", "qcow2"):
         raise ConfigUnsupported(f"volume encryption unsupported with format {kind}")
     if encryption.format != "luks":
         raise ConfigUnsupported(f"unsupported volume encryption format {encryption.format}")
-    raise ConfigUnsupported(
-        f"encrypted volumes of format '{kind}' cannot be created",
-        advice="Make it with qemu-img and refresh the pool.",
-    )

@@ -10,8 +10,10 @@ import os
 import pwd
 import stat
 import struct
+from contextlib import suppress
 from dataclasses import replace
 
+from storaged.concerns import Concern, Level, concerns, is_plain
 from storaged.formats.file import FileHandle
 from storaged.formats.image import ImageInfo, ImageState
 from storaged.formats.probe import Prober, probe, probe_fd
@@ -30,6 +32,17 @@ IMAGE_KINDS = (stat.S_IFREG, stat.S_IFBLK)
 PLOOP_FILES = ("root.hds", "DiskDescriptor.xml")
 #: What ``st_blocks`` counts, in bytes.
 BLOCK = 512
+#: An extended attribute: the format that a volume was made with.
+MARK = "user.storaged.format"
+_RAW = b"raw"
+WAS_RAW = Concern(
+    Level.DANGER,
+    "it was a raw volume, so that its header, which names other files, may be its guest's work; "
+    "if it is not: storagectl vol rebase POOL/VOLUME --set-backing-format FORMAT",
+)
+#: Device and inode in a stamp.
+_FILE = struct.Struct("=QQ")
+_NO_FILE = bytes(_FILE.size)
 _MAX_SHARED = 4096
 
 
@@ -63,12 +76,49 @@ def update_allocation(record: VolumeRecord, status: os.stat_result) -> VolumeRec
     return replace(record, allocation=allocation)
 
 
-class Recorder:
-    """Makes records; those of one recorder share their equal parts. Not for several threads."""
+def mark_raw(fd: int | None) -> None:
+    """Note on an open file that it was made as a raw volume, where the file system keeps notes."""
+    with suppress(OSError):
+        if fd is None:
+            return
+        os.setxattr(fd, MARK, _RAW)
 
-    def __init__(self) -> None:
+
+def unmark(fd: int) -> None:
+    """Take back what `mark_raw` noted: an operator says what the file holds now."""
+    with suppress(OSError):
+        os.removexattr(fd, MARK)
+
+
+def _is_marked_raw(fd: int) -> bool:
+    try:
+        return os.getxattr(fd, MARK) == _RAW
+    except OSError:
+        return False
+
+
+def _was_raw(known: VolumeRecord | None, status: os.stat_result) -> bool:
+    """Tell whether the very file was a raw volume, or came to names of other files as one."""
+    if known is None or _FILE.unpack_from(known.stamp or _NO_FILE) != (
+        status.st_dev,
+        status.st_ino,
+    ):
+        return False
+    return (known.format == "raw" and known.image is None) or WAS_RAW in known.concerns
+
+
+class Recorder:
+    """Makes records; those of one recorder share their equal parts. Not for several threads.
+
+    :param target: path of the directory that the volumes lie in.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
         self._permissions: dict[tuple[int, int, int], Permissions] = {}
         self._prober = Prober()
+        #: by the identity of an image, which the prober shares: it, and what speaks against it
+        self._concerns: dict[int, tuple[ImageInfo, tuple[Concern, ...]]] = {}
 
     def permissions(self, status: os.stat_result) -> Permissions:
         """Return mode, owner and group, shared."""
@@ -80,9 +130,19 @@ class Recorder:
             found = self._permissions[key] = Permissions.of_file(status)
         return found
 
-    def of_file(self, name: str, fd: int, status: os.stat_result) -> VolumeRecord:
+    def of_file(
+        self,
+        name: str,
+        fd: int,
+        status: os.stat_result,
+        known: VolumeRecord | None = None,
+    ) -> VolumeRecord:
         """Return the record of an open regular file.
 
+        The guest of a raw volume can write whatever it likes to the start of its disk, so also the
+        header of an image that names files of this host: that is a danger.
+
+        :param known: the record so far.
         :raise OSError: it cannot be read.
         """
         size = status.st_size
@@ -90,9 +150,14 @@ class Recorder:
         if image is None:
             return self.of_plain(name, status)
         permissions = self.permissions(status)
-        return self._of_image(
+        record = self._of_image(
             image, name, status.st_blocks * BLOCK, size, stamp_of(status), permissions
         )
+        names_files = image.backing is not None or image.data_file is not None
+        if names_files and (_was_raw(known, status) or _is_marked_raw(fd)):
+            found = (WAS_RAW, *record.concerns)
+            return replace(record, concerns=found, problem=WAS_RAW.text)
+        return record
 
     def of_plain(self, name: str, status: os.stat_result) -> VolumeRecord:
         """Return the record of a regular file that is known to hold no image."""
@@ -157,6 +222,17 @@ class Recorder:
             permissions=permissions, problem=problem,
         )  # fmt: skip
 
+    def concerns(self, image: ImageInfo) -> tuple[Concern, ...]:
+        """Return what speaks against an image, shared."""
+        if is_plain(image):
+            return ()
+        known = self._concerns.get(id(image))
+        if known is None:
+            if len(self._concerns) >= _MAX_SHARED:
+                self._concerns.clear()
+            known = self._concerns[id(image)] = image, concerns(image, self._target)
+        return known[1]
+
     def _of_image(
         self,
         image: ImageInfo,
@@ -166,15 +242,14 @@ class Recorder:
         stamp: bytes,
         permissions: Permissions,
     ) -> VolumeRecord:
-        problem = None
+        found = self.concerns(image)
         capacity = image.capacity
-        if image.state is not ImageState.OK:
-            problem = image.reasons[0] if image.reasons else f"the image is {image.state}"
-            if image.state is ImageState.CORRUPT or capacity > MAX_SIZE:
-                capacity = size
+        odd = image.state is not ImageState.OK
+        if odd and (image.state is ImageState.CORRUPT or capacity > MAX_SIZE):
+            capacity = size
         return VolumeRecord(
             name, capacity, allocation, size, image.format, VolumeType.FILE,
-            stamp, permissions, image, problem=problem,
+            stamp, permissions, image, problem=found[0].text if found else None, concerns=found,
         )  # fmt: skip
 
 

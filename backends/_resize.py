@@ -10,9 +10,12 @@ from typing import Any
 from storaged.backend import Resizes
 from storaged.backends._backing import backing_size
 from storaged.backends._image import OpensImages, check_sound, format_errors
-from storaged.errors import InvalidArgument, OperationUnsupported, system_errors
+from storaged.errors import InvalidArgument, OperationInvalid, OperationUnsupported, system_errors
 from storaged.formats import raw
+from storaged.formats.errors import UnsupportedFormat
 from storaged.formats.file import FileHandle
+from storaged.formats.handle import Checkpoint
+from storaged.formats.image import ImageState
 from storaged.job import Job
 from storaged.model import VolumeRecord
 
@@ -20,7 +23,7 @@ _SECTOR = 512
 
 
 class ResizesFiles(OpensImages, Resizes):
-    """Raw volumes grow and shrink, qcow2 volumes grow."""
+    """Raw and qcow2 volumes grow and shrink, qed volumes grow."""
 
     def resize(
         self,
@@ -31,6 +34,7 @@ class ResizesFiles(OpensImages, Resizes):
         allocate: bool = False,
         shrink: bool = False,
         force: bool = False,
+        secret: bytes | None = None,
     ) -> VolumeRecord:
         with self.opened_target() as directory:
             now = self.read_again(directory, volume.name, volume)
@@ -43,10 +47,16 @@ class ResizesFiles(OpensImages, Resizes):
                 self.locked_image(directory, now, force=force) as fd,
                 system_errors(f"Failed to resize file '{self.path_of(volume.name)}'"),
             ):
-                now = self.record_of(fd, volume.name)  # what others did before the lock counts
+                looked_at, now = now, self.record_of(fd, volume.name)
+                # What others did before the lock counts, but another image was not meant.
+                if now.format != looked_at.format:
+                    raise OperationInvalid(
+                        f"volume '{volume.name}' is of format {now.format} by now,"
+                        f" not {looked_at.format}"
+                    )
                 capacity = _checked(now, capacity, allocate=allocate, shrink=shrink)
                 if capacity != now.capacity or allocate:
-                    self._change(directory, fd, now, capacity, job, allocate=allocate)
+                    self._change(directory, fd, now, capacity, job, secret, allocate=allocate)
             return self.read_again(directory, volume.name)
 
     def _change(
@@ -56,6 +66,7 @@ class ResizesFiles(OpensImages, Resizes):
         now: VolumeRecord,
         capacity: int,
         job: Job[Any],
+        secret: bytes | None,
         *,
         allocate: bool,
     ) -> None:
@@ -68,10 +79,39 @@ class ResizesFiles(OpensImages, Resizes):
             _resize_raw(handle, length, job, allocate=allocate)
         else:
             with format_errors(now.name):
-                from storaged.backends import _writers
-
-                _writers.grow(handle, capacity, backing_size(now.image, directory, self.target))
+                self._change_image(directory, handle, now, capacity, job, secret)
         self.sync(fd)
+
+    def _change_image(
+        self,
+        directory: int,
+        handle: FileHandle,
+        now: VolumeRecord,
+        capacity: int,
+        job: Job[Any],
+        secret: bytes | None,
+    ) -> None:
+        """Change an image with a header; by QEMU what is not changed natively.
+
+        :raise FormatError: neither does it.
+        """
+        from storaged.backends import _writers
+
+        try:
+            if now.format != "qcow2":
+                raise UnsupportedFormat(f"images of format {now.format} are not changed natively")
+            if capacity < now.capacity:
+                _writers.shrink(handle, capacity, job.checkpoint)
+            else:
+                _writers.grow(handle, capacity, backing_size(now.image, directory, self.target))
+        except UnsupportedFormat:
+            fd = handle.fileno()
+            if fd is None or not _is_alone(now):
+                raise
+            from storaged import qsd
+
+            file = qsd.ImageFile(fd, writable=True)
+            qsd.resize(qsd.Image(file, now.format or "raw", secret=secret), capacity, job)
 
 
 def _checked(volume: VolumeRecord, capacity: int, *, allocate: bool, shrink: bool) -> int:
@@ -96,16 +136,21 @@ def _checked(volume: VolumeRecord, capacity: int, *, allocate: bool, shrink: boo
 def _check_image(volume: VolumeRecord, capacity: int, *, allocate: bool) -> None:
     if allocate:
         raise OperationUnsupported("preallocate is only supported for raw type volume")
-    if volume.format != "qcow2":
+    if volume.format not in ("qcow2", "qed"):
         raise OperationUnsupported(
             f"volumes of format '{volume.format}' cannot be resized",
-            advice="What can be resized natively is raw, and qcow2 upwards.",
+            advice="A clone can be larger than its source, and of another format.",
         )
-    if capacity < volume.capacity:
-        raise OperationUnsupported(
-            f"qcow2 volume '{volume.name}' cannot be made smaller natively",
-            advice="Use qemu-img resize --shrink while nothing has it open, and refresh the pool.",
-        )
+    if capacity < volume.capacity and volume.format == "qed":
+        raise OperationUnsupported(f"qed volume '{volume.name}' cannot be made smaller")
+
+
+def _is_alone(volume: VolumeRecord) -> bool:
+    """Tell whether an image has all of its content in its file, so that QEMU needs no other."""
+    image = volume.image
+    return image is None or (
+        image.backing is None and image.data_file is None and image.state is ImageState.OK
+    )
 
 
 def _resize_raw(handle: FileHandle, length: int, job: Job[Any], *, allocate: bool) -> None:
@@ -118,12 +163,14 @@ def _resize_raw(handle: FileHandle, length: int, job: Job[Any], *, allocate: boo
         if allocate and length >= before:
             raw.allocate(handle, before, length, job.checkpoint)
             # As in libvirt all of the volume has its space afterwards, also what was sparse.
-            for part in handle.map(0, before):
-                job.checkpoint()
-                if not part.data:
-                    raw.allocate(handle, part.offset, part.offset + part.length)
+            raw.fill_holes(handle, before, _quiet(job))
         handle.truncate(length)
     except BaseException:
         with suppress(OSError):
             handle.truncate(before)
         raise
+
+
+def _quiet(job: Job[Any]) -> Checkpoint:
+    """Return a checkpoint that shows life and takes a cancel, but counts nothing."""
+    return lambda _done, _total: job.checkpoint()

@@ -1,8 +1,9 @@
 """Looking at the volumes of a directory: all of them, one of them, everything about one.
 
 A bad entry never fails the scan. What libvirt passes over without a word is passed over here too:
-FIFOs, sockets, character devices, what has vanished, links that lead nowhere. What would make
-libvirt stop the whole pool is listed with its problem.
+FIFOs, sockets, character devices, what has vanished, links that lead nowhere. So are links into the
+kernel's own file systems: to read /proc/kmsg takes away what stands there. What would make libvirt
+stop the whole pool is listed with its problem.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from storaged.backend import Figures, LooksAtVolumes, Refresh
 from storaged.backends._describe import describe, label_of
+from storaged.backends._links import is_kernels
 from storaged.backends._newfile import PART_NAME
 from storaged.backends._record import (
     BLOCK,
@@ -58,7 +60,7 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         with self.opened_target(verify=False) as directory:
             with system_errors(f"cannot read directory '{self.target}'"):
-                volumes = scan(directory, known, job)
+                volumes = scan(directory, self.target, known, job)
             problem = self.target_problem(directory)
             figures = self._figures(directory)
             return Refresh(
@@ -74,7 +76,7 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
         if not is_listed(name):
             return None
         with self.opened_target(verify=False) as directory:
-            return look_at(directory, name, known)
+            return look_at(directory, name, Recorder(self.target), known)
 
     def _figures(self, directory: int) -> Figures:
         with system_errors(f"cannot open directory '{self.target}'"):
@@ -109,7 +111,7 @@ def is_listed(name: str) -> bool:
 
 
 def look_at(
-    directory: int, name: str, known: VolumeRecord | None = None, recorder: Recorder | None = None
+    directory: int, name: str, recorder: Recorder, known: VolumeRecord | None = None
 ) -> VolumeRecord | None:
     """Return the record of one entry of an open directory, None if it is no volume.
 
@@ -120,25 +122,26 @@ def look_at(
         status = os.stat(name, dir_fd=directory)
     except OSError as err:
         # Of a link into a place that we may not enter nobody can tell what it is.
-        fresh = None if _is_denied(err) else _failure(name, None, err, recorder or Recorder())
+        fresh = None if _is_denied(err) else _failure(name, None, err, recorder)
     else:
         if known is not None and known.stamp == stamp_of(status):
             return update_allocation(known, status)
-        fresh = _read(directory, name, status, recorder or Recorder())
+        fresh = _read(directory, name, status, recorder, known)
     return known if fresh == known else fresh
 
 
 def scan(
-    directory: int, known: Mapping[str, VolumeRecord], job: Job[Any]
+    directory: int, target: str, known: Mapping[str, VolumeRecord], job: Job[Any]
 ) -> dict[str, VolumeRecord]:
     """Return the records of all volumes of an open directory, by name.
 
+    :param target: its path.
     :param known: the records so far: those of unchanged files are returned themselves.
     :raise SystemFailure: the directory cannot be read, or this process has nothing left.
     """
     with system_errors("cannot read directory"), os.scandir(directory) as listing:
         entries = list(listing)
-    recorder = Recorder()
+    recorder = Recorder(target)
     found: dict[str, VolumeRecord] = {}
     for start in range(0, len(entries), _STEP):
         job.checkpoint()
@@ -150,9 +153,9 @@ def scan(
             # nothing else is opened before it was looked at (opening a device may act on it).
             old = known.get(name)
             if entry.is_file(follow_symlinks=False):
-                record = _open(directory, name, None, recorder)
+                record = _open(directory, name, None, recorder, old)
             else:
-                record = look_at(directory, name, old, recorder)
+                record = look_at(directory, name, recorder, old)
             if record is not None:
                 found[name] = old if old is not None and old == record else record
     return found
@@ -193,11 +196,15 @@ def _changed(
 
 
 def _read(
-    directory: int, name: str, status: os.stat_result, recorder: Recorder
+    directory: int,
+    name: str,
+    status: os.stat_result,
+    recorder: Recorder,
+    known: VolumeRecord | None,
 ) -> VolumeRecord | None:
     kind = stat.S_IFMT(status.st_mode)
     if kind in (stat.S_IFREG, stat.S_IFBLK):
-        return _open(directory, name, status, recorder)
+        return _open(directory, name, status, recorder, known)
     if kind != stat.S_IFDIR:
         return None
     try:
@@ -207,7 +214,11 @@ def _read(
 
 
 def _open(
-    directory: int, name: str, status: os.stat_result | None, recorder: Recorder
+    directory: int,
+    name: str,
+    status: os.stat_result | None,
+    recorder: Recorder,
+    known: VolumeRecord | None,
 ) -> VolumeRecord | None:
     """Open and probe what is, or was a moment ago, a regular file or a block device."""
     try:
@@ -216,7 +227,7 @@ def _open(
             status = os.fstat(fd)
             kind = stat.S_IFMT(status.st_mode)
             if kind == stat.S_IFREG:
-                return recorder.of_file(name, fd, status)
+                return recorder.of_file(name, fd, status, known)
             return recorder.of_device(name, fd, status) if kind == stat.S_IFBLK else None
         finally:
             os.close(fd)
@@ -230,7 +241,8 @@ def _open(
 def _open_entry(directory: int, name: str) -> int:
     """Open an entry; what a link leads to only after a look at the very file.
 
-    :raise OSError: it cannot be opened; EINVAL if a link leads to something else than an image.
+    :raise OSError: it cannot be opened; EINVAL if a link leads to something else than an image,
+        ENODEV if it leads to a file of the kernel's.
     """
     try:
         return os.open(name, OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=directory)
@@ -239,6 +251,8 @@ def _open_entry(directory: int, name: str) -> int:
             raise
     found = os.open(name, NAME_ONLY, dir_fd=directory)
     try:
+        if is_kernels(found):
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         return open_named(found, OPEN_FLAGS)
     finally:
         os.close(found)

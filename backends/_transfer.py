@@ -10,7 +10,8 @@ from contextlib import ExitStack
 
 from storaged import imagelock
 from storaged.backend import Durability, Hole, Sink, Source, Transfers
-from storaged.backends._image import OpensImages
+from storaged.backends._chain import ReadsChains
+from storaged.backends._record import unmark
 from storaged.errors import (
     InvalidArgument,
     NoSuchVolume,
@@ -33,7 +34,7 @@ _WRITE_BACK = 8 << 20
 _PATIENCE = 0.05
 
 
-class TransfersFiles(OpensImages, Transfers):
+class TransfersFiles(ReadsChains, Transfers):
     """The bytes of the file go in and out as they are, whatever the format."""
 
     def open_image(self, volume: VolumeRecord, *, writable: bool = False) -> Handle:
@@ -47,6 +48,7 @@ class TransfersFiles(OpensImages, Transfers):
             stack.callback(os.close, fd)
             # as in libvirt, several uploads to one volume may be open
             stack.enter_context(imagelock.hold(fd, volume.name, alone=False))
+            unmark(fd)
             return _FileSink(stack.pop_all(), fd, offset, length, durable=durable)
 
     def download(

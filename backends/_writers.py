@@ -27,7 +27,7 @@ def check(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
     """
     if volume.format == "qcow2":
         with format_errors(volume.name):
-            qcow2_create.check(_qcow2_options(volume, preallocate_metadata))
+            qcow2_create.check(qcow2_options(volume, preallocate_metadata))
     elif volume.format == "vmdk" and not 0 < volume.capacity <= vmdk.MAX_CAPACITY:
         raise ConfigUnsupported(
             f"capacity of a vmdk volume must be from 1 to {vmdk.MAX_CAPACITY} bytes,"
@@ -36,16 +36,22 @@ def check(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
 
 
 def write(
-    handle: FileHandle, volume: VolumeDef, checkpoint: Checkpoint, *, preallocate_metadata: bool
+    handle: FileHandle,
+    volume: VolumeDef,
+    checkpoint: Checkpoint,
+    *,
+    preallocate_metadata: bool,
+    parent: vmdk_create.Parent | None = None,
 ) -> None:
     """Write the image of a planned qcow2 or vmdk volume into an empty file.
 
+    :param parent: what a vmdk over a backing file has to know of it.
     :raise FormatError: what `check` would have said.
     """
     if volume.format == "vmdk":
-        vmdk_create.create(handle, volume.capacity, name=volume.name)
+        vmdk_create.create(handle, volume.capacity, name=volume.name, parent=parent)
     else:
-        qcow2_create.create(handle, _qcow2_options(volume, preallocate_metadata), checkpoint)
+        qcow2_create.create(handle, qcow2_options(volume, preallocate_metadata), checkpoint)
 
 
 def write_empty(handle: FileHandle, image: ImageInfo, name: str) -> None:
@@ -76,7 +82,18 @@ def grow(handle: FileHandle, capacity: int, backing: int | None) -> None:
     qcow2_grow.grow(handle, capacity, backing_size=backing)
 
 
-def _qcow2_options(volume: VolumeDef, preallocate_metadata: bool) -> CreateOptions:
+def shrink(handle: FileHandle, capacity: int, checkpoint: Checkpoint) -> None:
+    """Give a qcow2 image a smaller capacity; what lies above it is lost.
+
+    :raise FormatError: it cannot be made smaller natively; it is unchanged.
+    """
+    from storaged.formats import qcow2_shrink
+
+    qcow2_shrink.shrink(handle, capacity, checkpoint=checkpoint)
+
+
+def qcow2_options(volume: VolumeDef, preallocate_metadata: bool) -> CreateOptions:
+    """Return what image a planned qcow2 volume asks for."""
     features = volume.features or frozenset()
     backing = volume.backing
     preallocation = Preallocation.OFF

@@ -26,6 +26,7 @@ ansible_core_version=2.18.19
 tools='
 qemu-img            qemu-utils
 qemu-storage-daemon qemu-system-common
+qemu-system-x86_64  qemu-system-x86
 mkfs.ext4           e2fsprogs
 mkfs.xfs            xfsprogs
 mkfs.btrfs          btrfs-progs
@@ -34,6 +35,8 @@ losetup             mount
 virsh               libvirt-clients
 libvirtd            libvirt-daemon
 cryptsetup          cryptsetup-bin
+strace              strace
+7z                  p7zip-full
 zsh                 zsh
 fish                fish
 genisoimage         genisoimage

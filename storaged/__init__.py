@@ -21,7 +21,7 @@ from storaged.version import VERSION
 
 if TYPE_CHECKING:
     from storaged.access import AccessReport
-    from storaged.backend import Backend, Durability, Sink, Source, WipeAlgorithm
+    from storaged.backend import Backend, Sink, Source, WipeAlgorithm
     from storaged.ensure import Difference, Ensured
     from storaged.errors import (
         AccessDenied,
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
         XMLSyntaxError,
     )
     from storaged.events import Event, Lifecycle
+    from storaged.formats.checkreport import CheckReport
+    from storaged.imagehandle import ConvertWishes
+    from storaged.imaging import CloneBacking, Compression, Durability, Inspection
     from storaged.job import Job, JobState, Progress
     from storaged.model import (
         PoolDef,
@@ -74,7 +77,7 @@ if TYPE_CHECKING:
         VolumeType,
     )
     from storaged.poolhandle import Pool
-    from storaged.request import VolumeOptions
+    from storaged.request import CloneWishes, VolumeOptions
     from storaged.settings import PoolPolicy
     from storaged.storage import Storage, connect
     from storaged.storage import open_storage as open
@@ -98,6 +101,8 @@ _HOMES = {
     "PoolDef": "model",
     "VolumeDef": "model",
     "VolumeOptions": "request",
+    "CloneWishes": "request",
+    "ConvertWishes": "imagehandle",
     "PoolSource": "model",
     "PoolInfo": "model",
     "VolumeInfo": "model",
@@ -111,8 +116,12 @@ _HOMES = {
     "Ensured": "ensure",
     "Difference": "ensure",
     "AccessReport": "access",
+    "CheckReport": "formats.checkreport",
+    "Inspection": "imaging",
     "WipeAlgorithm": "backend",
-    "Durability": "backend",
+    "CloneBacking": "imaging",
+    "Compression": "imaging",
+    "Durability": "imaging",
     "Sink": "backend",
     "Source": "backend",
     "Backend": "backend",
@@ -166,6 +175,8 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "PoolDef",
     "VolumeDef",
     "VolumeOptions",
+    "CloneWishes",
+    "ConvertWishes",
     "PoolSource",
     "PoolInfo",
     "VolumeInfo",
@@ -179,7 +190,11 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "Ensured",
     "Difference",
     "AccessReport",
+    "CheckReport",
+    "Inspection",
     "WipeAlgorithm",
+    "CloneBacking",
+    "Compression",
     "Durability",
     "Sink",
     "Source",

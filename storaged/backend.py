@@ -16,9 +16,8 @@ here or below.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 
 from storaged.errors import Unsupported
@@ -27,6 +26,10 @@ from storaged.flow import Sink as Sink
 from storaged.flow import Source as Source
 from storaged.flow import WipeAlgorithm as WipeAlgorithm
 from storaged.formats.handle import Handle
+from storaged.imaging import CloneBacking as CloneBacking
+from storaged.imaging import CloneOptions as CloneOptions
+from storaged.imaging import Compression as Compression
+from storaged.imaging import Durability as Durability
 from storaged.job import Job
 from storaged.model import (
     Permissions,
@@ -40,14 +43,8 @@ from storaged.model import (
 #: The version of this interface; docs/backends.md has its changelog.
 API = 1
 
-
-class Durability(StrEnum):
-    """What a success of create, clone and delete promises."""
-
-    #: the file and its name survive a loss of power
-    FULL = "full"
-    #: the kernel has it
-    NONE = "none"
+#: A clone as libvirt makes it.
+PLAIN_CLONE = CloneOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +103,24 @@ class Refresh:
     problems: tuple[str, ...] = ()
 
 
+def _no_disk() -> Handle:
+    raise Unsupported("storage pool doesn't support reading of volumes as disks")
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSource:
     """The source of a clone, opened by its own backend.
 
     *handle* is read only and belongs to the caller, who closes it; *path* is for messages.
+
+    :param open_disk: opens it as a guest sees it, see `Transfers.open_disk`; who calls it closes
+        what it returns.
     """
 
     record: VolumeRecord
     handle: Handle
     path: str = ""
+    open_disk: Callable[[], Handle] = _no_disk
 
 
 class Backend(ABC):
@@ -227,11 +232,20 @@ class CreatesVolumes(Ability, ABC):
 
     @abstractmethod
     def create(
-        self, volume: VolumeDef, job: Job[Any], *, preallocate_metadata: bool = False
+        self,
+        volume: VolumeDef,
+        job: Job[Any],
+        *,
+        preallocate_metadata: bool = False,
+        secret: bytes | None = None,
+        durability: Durability | None = None,
     ) -> VolumeRecord:
         """Make a planned volume. It appears whole or not at all.
 
         The job's ``done`` stands for the volume's allocation meanwhile.
+
+        :param secret: the passphrase of a volume that is to be encrypted.
+        :param durability: None is the engine's setting.
         """
 
 
@@ -242,13 +256,28 @@ class ClonesVolumes(CreatesVolumes, ABC):
 
     @abstractmethod
     def plan_clone(
-        self, volume: VolumeDef, source: VolumeRecord, *, preallocate_metadata: bool = False
+        self,
+        volume: VolumeDef,
+        source: VolumeRecord,
+        *,
+        preallocate_metadata: bool = False,
+        options: CloneOptions = PLAIN_CLONE,
     ) -> VolumeDef:
-        """As `plan`, for a clone of *source*; also settles capacity and format."""
+        """As `plan`, for a clone of *source*; also settles capacity and format.
+
+        A linked clone never comes here: it is a new overlay.
+        """
 
     @abstractmethod
     def clone(
-        self, volume: VolumeDef, source: ImageSource, job: Job[Any], *, reflink: bool
+        self,
+        volume: VolumeDef,
+        source: ImageSource,
+        job: Job[Any],
+        *,
+        reflink: bool,
+        preallocate_metadata: bool = False,
+        options: CloneOptions = PLAIN_CLONE,
     ) -> VolumeRecord:
         """Make a planned clone. It appears whole or not at all.
 
@@ -285,8 +314,13 @@ class Resizes(Ability, ABC):
         allocate: bool = False,
         shrink: bool = False,
         force: bool = False,
+        secret: bytes | None = None,
     ) -> VolumeRecord:
-        """Set the capacity and return the facts after it."""
+        """Set the capacity and return the facts after it.
+
+        :param secret: the passphrase of an encrypted volume, where the change needs it.
+        :raise OperationInvalid: its image is a danger; that comes before all else.
+        """
 
 
 class Wipes(Ability, ABC):
@@ -314,6 +348,19 @@ class Transfers(Ability, ABC):
     @abstractmethod
     def open_image(self, volume: VolumeRecord, *, writable: bool = False) -> Handle:
         """Open a volume for random access; the caller closes it (`close`)."""
+
+    @abstractmethod
+    def open_disk(self, volume: VolumeRecord, *, format: str | None = None) -> Handle:
+        """Open a volume for reading as a guest sees it: decoded, with its backing chain.
+
+        While it is open QEMU's writers are kept from all files of the chain but a raw volume's own.
+        The caller closes it, and with it all of them.
+
+        :param format: read the volume as this and not as what it is listed as.
+        :raise OperationInvalid: something of the chain must not be opened, or is not there.
+        :raise OperationUnsupported: there is no native reader for it.
+        :raise VolumeBusy: somebody writes to one of its files.
+        """
 
     @abstractmethod
     def upload(self, volume: VolumeRecord, offset: int, length: int) -> Sink:

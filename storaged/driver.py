@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from storaged.backend import Durability, Host
+from storaged.backend import CloneOptions, Durability, Host
 from storaged.driverlock import DriverLock, EngineKind, HeldLock
 from storaged.errors import InvalidArgument, NoSuchPool, StorageError
 from storaged.events import Events
@@ -181,11 +181,17 @@ class Driver(PoolCalls, VolumeCalls):
         *,
         reflink: bool = False,
         preallocate_metadata: bool = False,
+        options: CloneOptions | None = None,
     ) -> Job[VolumeRef]:
         """Make the volume that a document describes from another one."""
         request = self.parse_volume(pool, text, clone=True)
         return self.volume_clone(
-            pool, request, source, reflink=reflink, preallocate_metadata=preallocate_metadata
+            pool,
+            request,
+            source,
+            reflink=reflink,
+            preallocate_metadata=preallocate_metadata,
+            options=options,
         )
 
     # Its life

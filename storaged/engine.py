@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from storaged.events import Event
     from storaged.filters import PoolFilter
     from storaged.flow import Sink, Source
+    from storaged.formats.checkreport import CheckReport
+    from storaged.imaging import CloneOptions, ConvertOptions, HeaderChange, Inspection
     from storaged.job import Job
     from storaged.model import PoolDef, PoolInfo, PoolRef, VolumeDef, VolumeInfo, VolumeRef
     from storaged.settings import PoolPolicy
@@ -91,11 +93,17 @@ class VolumeEngine(Protocol):
     def volume_definition(self, ref: VolumeRef) -> VolumeDef: ...
     def volume_xml(self, ref: VolumeRef) -> str: ...
     def volume_path(self, ref: VolumeRef) -> str: ...
+    def volume_users(self, ref: VolumeRef, *, patience: float | None = ...) -> list[VolumeRef]: ...
 
     # Changes
 
     def volume_create(
-        self, pool: PoolRef, request: VolumeDef, *, preallocate_metadata: bool = ...
+        self,
+        pool: PoolRef,
+        request: VolumeDef,
+        *,
+        preallocate_metadata: bool = ...,
+        secret: bytes | None = ...,
     ) -> Job[VolumeRef]: ...
     def volume_create_xml(
         self, pool: PoolRef, text: str, *, preallocate_metadata: bool = ..., validate: bool = ...
@@ -108,6 +116,7 @@ class VolumeEngine(Protocol):
         *,
         reflink: bool = ...,
         preallocate_metadata: bool = ...,
+        options: CloneOptions | None = ...,
     ) -> Job[VolumeRef]: ...
     def volume_clone_xml(
         self,
@@ -117,6 +126,7 @@ class VolumeEngine(Protocol):
         *,
         reflink: bool = ...,
         preallocate_metadata: bool = ...,
+        options: CloneOptions | None = ...,
     ) -> Job[VolumeRef]: ...
     def volume_delete(self, ref: VolumeRef, *, force: bool = ...) -> Job[None]: ...
     def volume_resize(
@@ -128,6 +138,7 @@ class VolumeEngine(Protocol):
         delta: bool = ...,
         shrink: bool = ...,
         force: bool = ...,
+        secret: bytes | None = ...,
     ) -> Job[None]: ...
     def volume_wipe(
         self, ref: VolumeRef, algorithm: int = ..., *, force: bool = ...
@@ -159,7 +170,29 @@ class VolumeEngine(Protocol):
     ) -> Job[int]: ...
 
 
-class Engine(PoolEngine, VolumeEngine, Protocol):
+class ImageEngine(Protocol):
+    """The calls on images; `storaged.imagecalls` says what each does."""
+
+    def volume_check(self, ref: VolumeRef, *, force: bool = ...) -> Job[CheckReport]: ...
+    def volume_inspect(self, ref: VolumeRef) -> Job[Inspection]: ...
+    def volume_rebase(
+        self,
+        ref: VolumeRef,
+        backing: str | None,
+        backing_format: str | None = ...,
+        *,
+        force: bool = ...,
+    ) -> Job[None]: ...
+    def volume_set_backing_format(
+        self, ref: VolumeRef, format: str, *, force: bool = ...
+    ) -> Job[None]: ...
+    def volume_amend(self, ref: VolumeRef, change: HeaderChange) -> Job[None]: ...
+    def volume_convert(
+        self, ref: VolumeRef, options: ConvertOptions, *, force: bool = ...
+    ) -> Job[None]: ...
+
+
+class Engine(PoolEngine, VolumeEngine, ImageEngine, Protocol):
     """An open engine."""
 
     @property

@@ -82,16 +82,26 @@ def ensure_pool(engine: Engine, wanted: PoolDef, *, autostart: bool) -> Ensured[
 
 
 def ensure_volume(
-    engine: Engine, pool: PoolRef, wanted: VolumeDef, *, preallocate_metadata: bool = False
+    engine: Engine,
+    pool: PoolRef,
+    wanted: VolumeDef,
+    *,
+    preallocate_metadata: bool = False,
+    secret: bytes | None = None,
 ) -> Ensured[VolumeRef]:
-    """Have a volume there. One that is smaller than wanted grows; a larger one stays as it is."""
+    """Have a volume there. One that is smaller than wanted grows; a larger one stays as it is.
+
+    :param secret: the passphrase of one that is to be encrypted.
+    """
     actions: list[str] = []
     wanted = replace(wanted, format=wanted.format or "raw")
     try:
         ref = engine.volume_lookup_by_name(pool, wanted.name)
     except NoSuchVolume:
         try:
-            job = engine.volume_create(pool, wanted, preallocate_metadata=preallocate_metadata)
+            job = engine.volume_create(
+                pool, wanted, preallocate_metadata=preallocate_metadata, secret=secret
+            )
             ref = job.complete()
         except VolumeExists:  # somebody else was quicker
             ref = engine.volume_lookup_by_name(pool, wanted.name)
@@ -99,7 +109,7 @@ def ensure_volume(
             return Ensured(ref, changed=True, actions=("created",))
     found = engine.volume_definition(ref)
     if wanted.format == found.format and found.capacity < wanted.capacity:
-        engine.volume_resize(ref, wanted.capacity).complete()
+        engine.volume_resize(ref, wanted.capacity, secret=secret).complete()
         actions.append(f"grown from {found.capacity} to {wanted.capacity} bytes")
         found = engine.volume_definition(ref)
     return Ensured(ref, bool(actions), tuple(actions), _volume_differences(wanted, found))

@@ -15,7 +15,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
@@ -28,6 +28,8 @@ _UNSHARED = 200
 #: The file system has no locks: QEMU goes on without them, and so do we.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _PROC = Path("/proc")
+#: What the kernel calls the end of a lock that has none.
+_END = 2**63
 
 
 class Permission(IntEnum):
@@ -39,6 +41,8 @@ class Permission(IntEnum):
     RESIZE = 3
 
 
+#: All bytes that QEMU locks.
+_BYTES = tuple(start + permission for start in (_USED, _UNSHARED) for permission in Permission)
 #: What one who changes an image needs, and what it does not let others do meanwhile.
 _WRITER_NEEDS = (Permission.CONSISTENT_READ, Permission.WRITE, Permission.RESIZE)
 _WRITER_REFUSES = (Permission.WRITE, Permission.RESIZE)
@@ -53,12 +57,14 @@ class Holder:
 
     :param command: its short name, at most 15 characters.
     :param guest: name of the virtual machine, None if its arguments do not tell.
+    :param locking: whether it holds one of QEMU's locks on the file.
     """
 
     pid: int
     command: str
     writing: bool
     guest: str | None = None
+    locking: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         who = f"{self.command} (pid {self.pid})"
@@ -128,15 +134,57 @@ def busy(fd: int, volume: str) -> VolumeBusy:
     status = os.fstat(fd)
     own = os.getpid()
     users = [user for user in holders(status.st_dev, status.st_ino) if user.pid != own]
-    writers = [user for user in users if user.writing]
-    named = ", ".join(map(str, writers or users)) or (
-        f"this process (pid {own}) itself, or by one that cannot be seen from here"
-    )
-    how = "for writing " if writers or not users else ""
+    locking = [user for user in users if user.locking]
+    guilty = locking or [user for user in users if user.writing] or users
+    named = ", ".join(map(str, guilty)) or _unseen(status.st_ino)
+    how = "for writing " if not guilty or any(user.writing for user in guilty) else ""
     return VolumeBusy(
         f"volume '{volume}' is still in use.",
         advice=f"It is open {how}by {named}. Stop that first, or work on a clone.",
     )
+
+
+def _unseen(inode: int) -> str:
+    """Say who holds a lock that no process we may look into holds."""
+    pids = _locked_by(inode)
+    if pids is None:
+        return "a program of another host"
+    known = ", ".join(f"pid {pid}" for pid in sorted(pids) if pid > 0)
+    own = f"this process (pid {os.getpid()}) itself, or by one that cannot be seen from here"
+    return known or own
+
+
+def _locked_by(inode: int) -> set[int] | None:
+    """Return whose locks the kernel lists on QEMU's bytes of a file; None if it lists none.
+
+    Of an open file description's lock it does not tell whose it is: the number is -1 then. The
+    device is not compared, because some file systems show another one there.
+    """
+    found = None
+    with suppress(OSError):
+        for line in (_PROC / "locks").read_text().splitlines():
+            lock = _parse_lock(line)
+            if lock is not None and lock[1] == inode:
+                found = (found or set()) | {lock[0]}
+    return found
+
+
+def _parse_lock(line: str) -> tuple[int, int] | None:
+    """Return process and inode of a line of /proc/locks if it is about bytes of QEMU's, else None.
+
+    ``1: OFDLCK ADVISORY  READ -1 fe:00:2180011 100 101``; a waiting one has an arrow second.
+    """
+    words = line.split()
+    try:
+        pid, place, first, last = words[-4:]
+        begin, end = int(first), _END if last == "EOF" else int(last)
+        # flock's and leases are nothing to QEMU's, though they are listed as of all bytes
+        ranged = not {"OFDLCK", "POSIX"}.isdisjoint(words) and "->" not in words
+        if ranged and any(begin <= byte <= end for byte in _BYTES):
+            return int(pid), int(place.rpartition(":")[2])
+    except ValueError:
+        pass
+    return None
 
 
 def holders(device: int, inode: int) -> tuple[Holder, ...]:
@@ -148,30 +196,31 @@ def holders(device: int, inode: int) -> tuple[Holder, ...]:
     found = []
     for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdigit()):  # noqa: PTH208
         with suppress(OSError):
-            modes = list(_open_modes(pid, device, inode))
-            if modes:
-                writing = any(mode & os.O_ACCMODE != os.O_RDONLY for mode in modes)
+            opened = list(_descriptors(pid, device, inode))
+            if opened:
+                writing = any(mode & os.O_ACCMODE != os.O_RDONLY for mode, _ in opened)
+                locking = any(locks for _, locks in opened)
                 command = (_PROC / f"{pid}/comm").read_text(errors="replace").strip()
-                found.append(Holder(pid, command, writing, _guest(pid)))
+                found.append(Holder(pid, command, writing, _guest(pid), locking))
     return tuple(found)
 
 
-def _open_modes(pid: int, device: int, inode: int) -> Iterator[int]:
-    """Yield the open flags of each descriptor of a process that is the file.
+def _descriptors(pid: int, device: int, inode: int) -> Iterator[tuple[int, bool]]:
+    """Yield of each descriptor of a process that is the file its open flags, and if it locks.
 
     fdinfo names the inode without asking the file system, which may be a dead server's; only what
     has the right number is then looked at.
     """
     for entry in (_PROC / f"{pid}/fdinfo").iterdir():
         with suppress(OSError):
-            facts = dict(
-                line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line
-            )
+            lines = entry.read_text().splitlines()
+            facts = dict(line.split(":", 1) for line in lines if ":" in line)
             if int(facts.get("ino", inode)) != inode:  # kernels before 5.14 do not tell
                 continue
             status = (_PROC / f"{pid}/fd/{entry.name}").stat()
             if (status.st_dev, status.st_ino) == (device, inode):
-                yield int(facts["flags"], 8)
+                locks = (line for line in lines if line.startswith("lock:"))
+                yield int(facts["flags"], 8), any(map(_parse_lock, locks))
 
 
 def _guest(pid: int) -> str | None:

@@ -38,6 +38,10 @@ class Known:
             return True
         return volumes.pool.scanned and (most is None or len(volumes.pool.index) <= most)
 
+    def all_scanned(self) -> bool:
+        """Tell whether the volumes of all active pools are known."""
+        return all(pool.scanned or not pool.active for pool in self._table.all())
+
     def volume_of(self, ref: PoolRef, name: str) -> bool:
         """Tell whether a pool knows a volume of this name."""
         volumes = self._table.get(ref.uuid)

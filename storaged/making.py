@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from storaged.backend import Anchored, LooksAtVolumes
-from storaged.errors import StorageError
+from storaged import imagelock
+from storaged.backend import Anchored, CloneOptions, LooksAtVolumes
+from storaged.concerns import dangers
+from storaged.errors import (
+    ConfigUnsupported,
+    InvalidArgument,
+    OperationInvalid,
+    OperationUnsupported,
+    StorageError,
+)
+from storaged.formats.handle import Handle
 from storaged.job import Job
-from storaged.model import Permissions, VolumeDef, VolumeRecord
+from storaged.model import BackingStore, Permissions, VolumeDef, VolumeRecord, VolumeType
 from storaged.pool import PoolObject
 from storaged.units import format_size
 
@@ -138,3 +148,67 @@ class Making:
             permissions=volume.permissions,
         )
         self._pool.put(record)
+
+
+def check_secret(request: VolumeDef, secret: bytes | None) -> None:
+    """Refuse a passphrase for a volume that is not to be encrypted.
+
+    :raise InvalidArgument: it would be made in plain.
+    """
+    if secret is not None and request.encryption is None:
+        raise InvalidArgument(
+            f"a secret was given for volume '{request.name}', which is not to be encrypted"
+        )
+
+
+def check_link(request: VolumeDef, options: CloneOptions, *, reflink: bool) -> None:
+    """Refuse what contradicts a linked clone, which copies nothing.
+
+    :raise InvalidArgument: the text names it.
+    """
+    wishes = (
+        ("shared data", reflink),
+        ("compressed data", options.compress is not None),
+        ("a backing file of its own", request.backing is not None),
+    )
+    for what, wanted in wishes:
+        if wanted:
+            raise InvalidArgument(f"a linked clone has no {what}: its data stay in the source")
+
+
+def unwritten(handle: Handle, volume: str) -> AbstractContextManager[None]:
+    """Keep QEMU's writers from an open volume for as long as it is needed.
+
+    :raise VolumeBusy: one has it open already.
+    """
+    fd = handle.fileno()
+    return nullcontext() if fd is None else imagelock.hold(fd, volume, writing=False)
+
+
+def overlay_of(request: VolumeDef, source: VolumeRecord, path: str) -> VolumeDef:
+    """Return the request for an overlay whose backing file is *source*.
+
+    :param path: where the source is.
+    :raise OperationUnsupported: it is nothing that another file could refer to.
+    :raise OperationInvalid: it is not to be trusted.
+    :raise ConfigUnsupported: the overlay is asked to be smaller.
+    """
+    if source.type not in (VolumeType.FILE, VolumeType.BLOCK) or not path.startswith("/"):
+        raise OperationUnsupported(
+            f"volume '{source.name}' has no path on this host that an overlay could refer to",
+            advice="Without --linked its data are copied.",
+        )
+    for danger in dangers(source.concerns):
+        raise OperationInvalid(f"volume '{source.name}' cannot be a backing file: {danger}")
+    if 0 < request.capacity < source.capacity:
+        raise ConfigUnsupported(
+            f"a linked clone of {request.capacity} bytes is smaller than its source,"
+            f" which has {source.capacity}"
+        )
+    return replace(
+        request,
+        capacity=request.capacity or source.capacity,
+        allocation=0,
+        format=request.format or "qcow2",
+        backing=BackingStore(path, source.format or "raw"),
+    )

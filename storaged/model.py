@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from storaged import rules
+from storaged.concerns import Concern
 from storaged.errors import ConfigUnsupported, Unsupported, XMLError
 from storaged.facts import PoolInfo, PoolRef, PoolState, Space, VolumeInfo, VolumeRef
 from storaged.formats.image import ImageInfo
@@ -257,5 +258,7 @@ class VolumeRecord:
     path: str | None = None
     #: what is wrong with this volume, for people; None if nothing is
     problem: str | None = None
+    #: what speaks against trusting its image, the dangers first
+    concerns: tuple[Concern, ...] = ()
     #: what only some types know (extents, origin, sparse), by field name of `VolumeDef`
     extra: Mapping[str, object] | None = field(default=None, compare=False)

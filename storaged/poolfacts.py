@@ -50,7 +50,7 @@ class PoolFacts:
         self.leases = Leases()
         #: volume jobs under way, by their id
         self.jobs: dict[int, Job[Any]] = {}
-        self.index = VolumeIndex()
+        self.index = VolumeIndex(target=definition.target)
         #: counts starts and stops: what began in another epoch has no say any more
         self.epoch = 0
         self.scanned = False
@@ -188,6 +188,7 @@ class PoolFacts:
         if self.phase is Phase.INACTIVE:
             self._definition = definition
             self._pending = None
+            self.index = VolumeIndex(target=definition.target)
             self._load_backend()
         else:
             self._pending = definition
@@ -199,6 +200,7 @@ class PoolFacts:
         if self.persistent:
             self._pending = self._definition
         self._definition = definition
+        self.index = VolumeIndex(target=definition.target)
         self._load_backend()
         self.publish()
 
@@ -211,7 +213,7 @@ class PoolFacts:
             self.forget()
         self.phase = phase
         self.epoch += 1
-        self.index = VolumeIndex()
+        self.index = VolumeIndex(target=self._definition.target)
         self.scanned = False
         self._space = self._permissions = None
         self._problems = {k: v for k, v in self._problems.items() if k in _LASTING}

@@ -13,7 +13,13 @@ from uuid import UUID
 from storaged.facts import PoolInfo, PoolRef, VolumeInfo, VolumeRef
 from storaged.job import Job
 from storaged.named import Named
-from storaged.request import VolumeOptions, outcome, volume_request
+from storaged.request import (
+    CloneWishes,
+    VolumeOptions,
+    clone_request,
+    outcome,
+    volume_request,
+)
 from storaged.volumehandle import Volume
 
 if TYPE_CHECKING:
@@ -189,6 +195,7 @@ class Pool(Named[PoolRef]):
         return self._create(
             volume_request(name, capacity, how),
             preallocate_metadata=how.get("preallocate_metadata", False),
+            secret=how.get("secret"),
             wait=wait,
         )
 
@@ -263,11 +270,44 @@ class Pool(Named[PoolRef]):
 
         :param reflink: share the data or fail; False shares them where it can be done.
         """
-        how = {"reflink": reflink, "preallocate_metadata": preallocate_metadata}
-        if not isinstance(definition, str):
-            job = self._engine.volume_clone(self.ref, definition, source.ref, **how)
-        else:
-            job = self._engine.volume_clone_xml(self.ref, definition, source.ref, **how)
+        engine = self._engine
+        clone = engine.volume_clone_xml if isinstance(definition, str) else engine.volume_clone
+        job = clone(
+            self.ref,
+            definition,  # type: ignore[arg-type]  # of the one kind or of the other
+            source.ref,
+            reflink=reflink,
+            preallocate_metadata=preallocate_metadata,
+        )
+        return outcome(job.giving(self._handle), wait)
+
+    @overload
+    def clone(
+        self, source: Volume, name: str, *, wait: Literal[True] = ..., **wishes: Unpack[CloneWishes]
+    ) -> Volume: ...
+    @overload
+    def clone(
+        self, source: Volume, name: str, *, wait: Literal[False], **wishes: Unpack[CloneWishes]
+    ) -> Job[Volume]: ...
+    def clone(
+        self, source: Volume, name: str, *, wait: bool = True, **wishes: Unpack[CloneWishes]
+    ) -> Volume | Job[Volume]:
+        """Make a volume in this pool from *source*, a volume of any active pool.
+
+        By default it holds all of the data and refers to no other file, whatever the source does.
+
+        :param wishes: the fields of `CloneWishes`.
+        :raise VolumeExists: the name is taken.
+        :raise ConfigUnsupported: what is wished cannot be had; the text names it.
+        """
+        request, options = clone_request(name, source.info(), wishes)
+        job = self._engine.volume_clone(
+            self.ref,
+            request,
+            source.ref,
+            reflink=wishes.get("reflink", False),
+            options=options,
+        )
         return outcome(job.giving(self._handle), wait)
 
     def ensure_volume(
@@ -278,7 +318,13 @@ class Pool(Named[PoolRef]):
 
         request = volume_request(name, capacity, how)
         metadata = how.get("preallocate_metadata", False)
-        done = ensure_volume(self._engine, self.ref, request, preallocate_metadata=metadata)
+        done = ensure_volume(
+            self._engine,
+            self.ref,
+            request,
+            preallocate_metadata=metadata,
+            secret=how.get("secret"),
+        )
         return Ensured(self._handle(done.object), done.changed, done.actions, done.differences)
 
     def policy(self) -> PoolPolicy:
@@ -290,10 +336,15 @@ class Pool(Named[PoolRef]):
         self._engine.pool_set_policy(self.ref, policy)
 
     def _create(
-        self, request: VolumeDef, *, preallocate_metadata: bool, wait: bool
+        self,
+        request: VolumeDef,
+        *,
+        preallocate_metadata: bool,
+        wait: bool,
+        secret: bytes | None = None,
     ) -> Volume | Job[Volume]:
         job = self._engine.volume_create(
-            self.ref, request, preallocate_metadata=preallocate_metadata
+            self.ref, request, preallocate_metadata=preallocate_metadata, secret=secret
         )
         return outcome(job.giving(self._handle), wait)
 

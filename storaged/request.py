@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast
 
 from storaged.errors import InvalidArgument
 from storaged.job import Job
 from storaged.units import parse_size
 
 if TYPE_CHECKING:
+    from storaged.facts import VolumeInfo
+    from storaged.imaging import CloneBacking, CloneOptions, Compression, Durability
     from storaged.model import BackingStore, VolumeDef
     from storaged.volumehandle import Volume
 
@@ -39,6 +41,39 @@ class VolumeOptions(TypedDict, total=False):
     group: int | None
     #: btrfs: without copy on write
     nocow: bool
+    #: a passphrase: the volume is encrypted with LUKS
+    secret: bytes
+
+
+class CloneWishes(TypedDict, total=False):
+    """How a volume is cloned. What is not said of the new volume is as in the source."""
+
+    #: bytes, or "20 GiB"; at least that of the source
+    capacity: int | str
+    #: raw, qcow2 or vmdk
+    format: str
+    #: what becomes of the source's backing chain: "flatten" (the default), "keep" or "linked"
+    backing: CloneBacking | Literal["flatten", "keep", "linked"]
+    #: qcow2: pack the data
+    compress: Compression | Literal["zlib", "zstd"]
+    #: share the data with the source or fail
+    reflink: bool
+    #: have all of the capacity on the storage; else what the source has no data for takes no space
+    full: bool
+    compat: str
+    cluster_size: int | str
+    lazy_refcounts: bool
+    extended_l2: bool
+    mode: int | None
+    owner: int | None
+    group: int | None
+    nocow: bool
+    #: whether success survives a loss of power; the engine's setting if it is not said
+    durability: Durability | Literal["full", "none"]
+    #: a passphrase: the clone is encrypted with LUKS
+    secret: bytes
+    #: the passphrase of the source
+    source_secret: bytes
 
 
 def outcome(job: Job[T], wait: bool) -> T | Job[T]:
@@ -53,12 +88,14 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
     :raise InvalidArgument: there is neither a capacity nor a backing image.
     :raise TypeError: an option that there is not.
     """
-    from storaged.model import Permissions, VolumeDef  # slow to load, and few commands need them
+    # slow to load, and few commands need them
+    from storaged.model import Encryption, Permissions, VolumeDef
 
     unknown = how.keys() - VolumeOptions.__annotations__.keys()
     if unknown:
         raise TypeError(f"unknown volume options: {', '.join(sorted(unknown))}")
     backing = how.get("backing")
+    secret = how.get("secret")
     if capacity is None and backing is None:
         raise InvalidArgument("a volume without a backing image needs a capacity")
     kind = how.get("format", "raw")
@@ -75,8 +112,45 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
         cluster_size=parse_size(how.get("cluster_size", 0)),
         features=frozenset(features) if features or compat == "1.1" else None,
         nocow=how.get("nocow", False),
+        encryption=None if secret is None else Encryption("luks"),
         backing=None if backing is None else _backing(backing, how.get("backing_format")),
     )
+
+
+def clone_request(
+    name: str, source: VolumeInfo, wishes: CloneWishes
+) -> tuple[VolumeDef, CloneOptions]:
+    """Return the request for a clone and how it is to be made.
+
+    :raise InvalidArgument: a word that means nothing.
+    :raise TypeError: a wish that there is not.
+    """
+    from dataclasses import replace
+
+    from storaged import imaging
+
+    unknown = wishes.keys() - CloneWishes.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown wishes: {', '.join(sorted(unknown))}")
+    options = imaging.CloneOptions(
+        backing=imaging.clone_backing(wishes.get("backing", "flatten")),
+        compress=imaging.compression(wishes.get("compress")),
+        durability=imaging.durability(wishes.get("durability")),
+        secret=wishes.get("secret"),
+        source_secret=wishes.get("source_secret"),
+    )
+    linked = options.backing is imaging.CloneBacking.LINKED
+    alike = {key: value for key, value in wishes.items() if key in VolumeOptions.__annotations__}
+    alike.pop("backing", None)
+    how = cast(VolumeOptions, alike)
+    how["format"] = wishes.get("format") or ("qcow2" if linked else source.format)
+    if wishes.get("full", False):
+        how["allocation"] = None
+    request = volume_request(name, wishes.get("capacity", source.capacity), how)
+    alike_format = not linked and how["format"] == source.format
+    if alike_format and not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
+        request = replace(request, compat=None, features=None)  # those of the source
+    return request, options
 
 
 def _backing(backing: Volume | str | os.PathLike[str], recorded: str | None) -> BackingStore:

@@ -66,10 +66,7 @@ class Scans:
         :raise Timeout: the scan has shown no sign of life for `PATIENCE` seconds.
         :raise StorageError: the pool is not active, or the scan failed.
         """
-        while not self._pool.scanned:
-            with self._pool.lock:
-                job = self._present().working
-            job = job or self.request("scan")
+        while (job := self.first()) is not None:
             while not job.wait(0.25):
                 if job.silent_for() > PATIENCE:
                     raise Timeout(
@@ -77,6 +74,18 @@ class Scans:
                         f"answer since {job.silent_for():.0f} s"
                     )
             job.result()
+
+    def first(self) -> Job[None] | None:
+        """Return the scan that tells the volumes since the pool's start; it is begun if need be.
+
+        :returns: None if the volumes are known.
+        :raise StorageError: it cannot be begun.
+        """
+        if self._pool.scanned:
+            return None
+        with self._pool.lock:
+            job = self._present().working
+        return job or self.request("scan")
 
     def under_way(self) -> list[Job[None]]:
         """Return the scan that works and the one that waits, if there are any."""

@@ -127,7 +127,8 @@ class Streams:
             known, found = pool.index.get(name), None
             with suppress(StorageError):
                 if pool.epoch == epoch and isinstance(backend := pool.backend, LooksAtVolumes):
-                    found = backend.look(name, known)
+                    # Not compared with what it was: the upload says what it is now.
+                    found = backend.look(name, None)
             with pool.lock:
                 pool.leases.release(name, job)
                 if pool.epoch != epoch:

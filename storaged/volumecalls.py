@@ -5,22 +5,24 @@ What changes a volume returns a started `Job`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from storaged import volxml
-from storaged.backend import Sink, Source, WipeAlgorithm
+from storaged.backend import PLAIN_CLONE, CloneOptions, Sink, Source, WipeAlgorithm
 from storaged.errors import (
     BadArgument,
     InvalidArgument,
 )
+from storaged.imagecalls import ImageCalls
 from storaged.job import Job
 from storaged.model import PoolRef, VolumeDef, VolumeRef
 from storaged.poolcalls import require_writable
 from storaged.streams import Streams
 from storaged.transfer import File
-from storaged.volumequeries import VolumeQueries
 from storaged.volxml import CapacityRule
 
 
-class VolumeCalls(VolumeQueries):
+class VolumeCalls(ImageCalls):
     """The calls on volumes."""
 
     # Changes
@@ -34,12 +36,20 @@ class VolumeCalls(VolumeQueries):
         return volxml.parse_volume(text, pool_type, capacity=rule, validate=validate)
 
     def volume_create(
-        self, pool: PoolRef, request: VolumeDef, *, preallocate_metadata: bool = False
+        self,
+        pool: PoolRef,
+        request: VolumeDef,
+        *,
+        preallocate_metadata: bool = False,
+        secret: bytes | None = None,
     ) -> Job[VolumeRef]:
-        """Make a volume. It is listed from the first moment and there only when it is whole."""
+        """Make a volume. It is listed from the first moment and there only when it is whole.
+
+        :param secret: the passphrase of one that is to be encrypted.
+        """
         require_writable(self._services)
         volumes = self._table.by_ref(pool)
-        return volumes.create(request, preallocate_metadata=preallocate_metadata)
+        return volumes.create(request, preallocate_metadata=preallocate_metadata, secret=secret)
 
     def volume_clone(
         self,
@@ -49,6 +59,7 @@ class VolumeCalls(VolumeQueries):
         *,
         reflink: bool = False,
         preallocate_metadata: bool = False,
+        options: CloneOptions | None = None,
     ) -> Job[VolumeRef]:
         """Make a volume from another one, of this pool or of any active one."""
         require_writable(self._services)
@@ -60,12 +71,24 @@ class VolumeCalls(VolumeQueries):
             origin.find(source.name),
             reflink=reflink,
             preallocate_metadata=preallocate_metadata,
+            options=options or PLAIN_CLONE,
         )
 
-    def volume_delete(self, ref: VolumeRef, *, force: bool = False) -> Job[None]:
-        """Delete a volume."""
+    def volume_delete(
+        self, ref: VolumeRef, *, force: bool = False, protect: bool = True
+    ) -> Job[None]:
+        """Delete a volume.
+
+        :param force: although a virtual machine has it open, or other volumes need it.
+        :param protect: not if other volumes need it as their backing file.
+        """
         require_writable(self._services)
-        return self._table.by_ref(ref.pool).delete(ref.name, force=force)
+        volumes = self._table.by_ref(ref.pool)
+        if force or not protect:
+            return volumes.delete(ref.name, force=force)
+        # Before the job, which waits for them: so no job is in the way of what it waits for.
+        self._dependants.begin()
+        return volumes.delete(ref.name, check=partial(self._dependants.require_none, volumes))
 
     def volume_resize(
         self,
@@ -76,9 +99,11 @@ class VolumeCalls(VolumeQueries):
         delta: bool = False,
         shrink: bool = False,
         force: bool = False,
+        secret: bytes | None = None,
     ) -> Job[None]:
         """Change the capacity of a volume.
 
+        :param secret: the passphrase of an encrypted one, where the change needs it.
         :raise InvalidArgument: a capacity of 0 that is neither a delta nor a shrink.
         """
         require_writable(self._services)
@@ -90,7 +115,13 @@ class VolumeCalls(VolumeQueries):
                 argument="capacity",
             )
         return self._table.by_ref(ref.pool).resize(
-            ref.name, capacity, allocate=allocate, delta=delta, shrink=shrink, force=force
+            ref.name,
+            capacity,
+            allocate=allocate,
+            delta=delta,
+            shrink=shrink,
+            force=force,
+            secret=secret,
         )
 
     def volume_wipe(self, ref: VolumeRef, algorithm: int = 0, *, force: bool = False) -> Job[None]:

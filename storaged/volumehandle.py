@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from storaged.errors import Unsupported
-from storaged.facts import VolumeInfo, VolumeRef
+from storaged.facts import VolumeInfo
 from storaged.flow import Sink, Source, WipeAlgorithm
+from storaged.imagehandle import VolumeImage
 from storaged.job import Job
-from storaged.named import Named
 from storaged.request import VolumeOptions, outcome, volume_request
 from storaged.units import parse_size
 
@@ -35,9 +35,11 @@ class ResizeOptions(TypedDict, total=False):
     shrink: bool
     #: also below that, and although a virtual machine has the volume open
     force: bool
+    #: the passphrase of an encrypted volume
+    secret: bytes
 
 
-class Volume(Named[VolumeRef]):
+class Volume(VolumeImage):
     """A volume of a pool."""
 
     #: libvirt's names of the wiping patterns
@@ -72,6 +74,16 @@ class Volume(Named[VolumeRef]):
         """Return the volume's figures after one fresh look at it."""
         return self._engine.volume_info(self.ref)
 
+    def users(self, *, patience: float | None = None) -> list[Volume]:
+        """Return the volumes that need this one, as a backing file or another part of theirs.
+
+        :param patience: seconds to wait for pools that have not been read yet; None waits for all.
+            A daemon has read its pools.
+        :raise Timeout: they could not be read in that time.
+        """
+        found = self._engine.volume_users(self.ref, patience=patience)
+        return [Volume(self._engine, ref) for ref in found]
+
     def definition(self) -> VolumeDef:
         """Return all there is to say of the volume."""
         return self._engine.volume_definition(self.ref)
@@ -87,8 +99,9 @@ class Volume(Named[VolumeRef]):
     def delete(self, *, force: bool = False, wait: bool = True) -> Job[None] | None:
         """Delete the volume.
 
-        :param force: although a virtual machine has it open.
+        :param force: although a virtual machine has it open, or other volumes need it.
         :raise VolumeBusy: it is open elsewhere, or a job uses it.
+        :raise OperationInvalid: other volumes need it as a backing file; the advice names them.
         """
         return outcome(self._engine.volume_delete(self.ref, force=force), wait)
 
@@ -230,7 +243,8 @@ class Volume(Named[VolumeRef]):
         info = self.info()
         how.setdefault("format", info.format)
         request = volume_request(name, info.capacity if capacity is None else capacity, how)
-        if not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
+        alike = how["format"] == info.format
+        if alike and not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
             from dataclasses import replace
 
             request = replace(request, compat=None, features=None)  # those of the source

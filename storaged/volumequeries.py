@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 from storaged import volxml
 from storaged.backend import Anchored
+from storaged.dependants import Dependants
 from storaged.errors import (
     NoSuchVolume,
     OperationInvalid,
@@ -40,6 +41,7 @@ class VolumeQueries:
     def __init__(self, services: Services, table: PoolTable) -> None:
         self._services = services
         self._table = table
+        self._dependants = Dependants(table)
 
     # Lists and look-ups
 
@@ -156,6 +158,18 @@ class VolumeQueries:
         """Return the path of a volume, without a look."""
         volumes = self._table.by_ref(ref.pool)
         return volumes.pool.path_of(volumes.find(ref.name))
+
+    def volume_users(self, ref: VolumeRef, *, patience: float | None = None) -> list[VolumeRef]:
+        """Return the volumes that need this one: as a backing file, a data file or an extent.
+
+        They are sorted by pool and name. All active pools are scanned if need be; one whose storage
+        does not answer is passed over.
+
+        :param patience: seconds that the scans may take; None waits for them.
+        :raise Timeout: they take longer, and go on.
+        """
+        volumes = self._table.by_ref(ref.pool)
+        return self._dependants.all(volumes, volumes.find(ref.name), patience=patience)
 
     def _scanned(self, pool: PoolRef) -> Volumes:
         volumes = self._table.by_ref(pool)

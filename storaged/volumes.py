@@ -11,6 +11,9 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 from storaged.backend import (
+    PLAIN_CLONE,
+    CloneBacking,
+    CloneOptions,
     ClonesVolumes,
     CreatesVolumes,
     DeletesVolumes,
@@ -22,6 +25,7 @@ from storaged.backend import (
     Wipes,
     require,
 )
+from storaged.concerns import dangers
 from storaged.errors import (
     InternalError,
     InvalidArgument,
@@ -31,13 +35,15 @@ from storaged.errors import (
 )
 from storaged.job import Job
 from storaged.look import Looks
-from storaged.making import Making
+from storaged.making import Making, check_link, check_secret, overlay_of, unwritten
 from storaged.model import VolumeDef, VolumeRecord, VolumeRef
 from storaged.pool import PoolObject
 from storaged.scan import Scans
 from storaged.units import MAX_SIZE, format_size
 
 T = TypeVar("T")
+#: How a volume is planned, and how it is made then.
+Steps = tuple[Callable[[], VolumeDef], Callable[[VolumeDef], VolumeRecord]]
 
 
 class Volumes:
@@ -74,15 +80,23 @@ class Volumes:
             raise self._unknown(name, answered=answered)
         return record
 
-    def create(self, request: VolumeDef, *, preallocate_metadata: bool = False) -> Job[VolumeRef]:
+    def create(
+        self,
+        request: VolumeDef,
+        *,
+        preallocate_metadata: bool = False,
+        secret: bytes | None = None,
+    ) -> Job[VolumeRef]:
         """Make a new volume.
 
+        :param secret: the passphrase of one that is to be encrypted.
         :raise VolumeExists: the name is taken.
         :raise OperationInvalid: the pool is not active.
         :raise Unsupported: the pool's type makes no volumes.
         """
         pool, making = self.pool, self._making
         backend = pool.able(CreatesVolumes)
+        check_secret(request, secret)
         request = making.with_policy(request)
         taken = VolumeExists(f"'{request.name}'")
         job: Job[VolumeRef] = Job("create", pool.name, request.name)
@@ -91,7 +105,9 @@ class Volumes:
             return backend.plan(request, preallocate_metadata=preallocate_metadata)
 
         def make(planned: VolumeDef) -> VolumeRecord:
-            return backend.create(planned, job, preallocate_metadata=preallocate_metadata)
+            return backend.create(
+                planned, job, preallocate_metadata=preallocate_metadata, secret=secret
+            )
 
         def work(_job: Job[VolumeRef]) -> VolumeRef:
             return self.ref(making.make(plan, make, request.name, taken))
@@ -107,6 +123,7 @@ class Volumes:
         *,
         reflink: bool = False,
         preallocate_metadata: bool = False,
+        options: CloneOptions = PLAIN_CLONE,
     ) -> Job[VolumeRef]:
         """Make a new volume from *source*, a volume of the pool of *origin*.
 
@@ -114,22 +131,17 @@ class Volumes:
         :raise VolumeBusy: a job changes the source.
         """
         pool, making = self.pool, self._making
-        backend = pool.able(ClonesVolumes)
-        giving = origin.pool.able(Transfers)
+        check_secret(request, options.secret)
         request = making.with_policy(request)
         taken = InternalError(f"storage volume name '{request.name}' already in use.")
         job: Job[VolumeRef] = Job("clone", pool.name, request.name)
-
-        def plan() -> VolumeDef:
-            return backend.plan_clone(
-                request, origin.look_again(source), preallocate_metadata=preallocate_metadata
+        if options.backing is CloneBacking.LINKED:
+            check_link(request, options, reflink=reflink)
+            plan, make = self._linking(request, origin, source, job, options, preallocate_metadata)
+        else:
+            plan, make = self._copying(
+                request, origin, source, job, options, preallocate_metadata, reflink
             )
-
-        def make(planned: VolumeDef) -> VolumeRecord:
-            current = origin.look_again(source)
-            with closing(giving.open_image(current)) as handle:
-                opened = ImageSource(current, handle, origin.pool.path_of(current))
-                return backend.clone(planned, opened, job, reflink=reflink)
 
         def work(job: Job[VolumeRef]) -> VolumeRef:
             try:
@@ -150,21 +162,89 @@ class Volumes:
                 making.ending(job)()
             raise
 
-    def delete(self, name: str, *, force: bool = False) -> Job[None]:
+    def _copying(
+        self,
+        request: VolumeDef,
+        origin: Volumes,
+        source: VolumeRecord,
+        job: Job[VolumeRef],
+        options: CloneOptions,
+        preallocate_metadata: bool,
+        reflink: bool,
+    ) -> Steps:
+        """Return how a clone with data of its own is planned and made."""
+        backend = self.pool.able(ClonesVolumes)
+        giving = origin.pool.able(Transfers)
+
+        def plan() -> VolumeDef:
+            current = origin.look_again(source)
+            return backend.plan_clone(
+                request, current, preallocate_metadata=preallocate_metadata, options=options
+            )
+
+        def make(planned: VolumeDef) -> VolumeRecord:
+            current = origin.look_again(source)
+            with closing(giving.open_image(current)) as handle:
+                path = origin.pool.path_of(current)
+                opened = ImageSource(current, handle, path, lambda: giving.open_disk(current))
+                return backend.clone(
+                    planned, opened, job, reflink=reflink,
+                    preallocate_metadata=preallocate_metadata, options=options,
+                )  # fmt: skip
+
+        return plan, make
+
+    def _linking(
+        self,
+        request: VolumeDef,
+        origin: Volumes,
+        source: VolumeRecord,
+        job: Job[VolumeRef],
+        options: CloneOptions,
+        preallocate_metadata: bool,
+    ) -> Steps:
+        """Return how a clone that is an overlay of its source is planned and made."""
+        backend = self.pool.able(CreatesVolumes)
+        giving = origin.pool.able(Transfers)
+
+        def plan() -> VolumeDef:
+            current = origin.look_again(source)
+            overlay = overlay_of(request, current, origin.pool.path_of(current))
+            return backend.plan(overlay, preallocate_metadata=preallocate_metadata)
+
+        def make(planned: VolumeDef) -> VolumeRecord:
+            # An overlay of what a machine still writes to would soon contradict it.
+            with closing(giving.open_image(source)) as handle, unwritten(handle, source.name):
+                return backend.create(
+                    planned, job, secret=options.secret, durability=options.durability
+                )
+
+        return plan, make
+
+    def delete(
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        check: Callable[[VolumeRecord, Job[None]], None] | None = None,
+    ) -> Job[None]:
         """Delete a volume.
 
+        :param check: called in the job first; what it raises keeps the volume.
         :raise VolumeBusy: a job uses it.
         """
         backend = self.pool.able(DeletesVolumes)
         record = self.find(name)
 
         def work(job: Job[None]) -> None:
+            if check is not None:
+                check(record, job)
             backend.delete(record, job, force=force)
             with self.pool.lock:
                 gone = self.pool.drop(name) or record
                 self.pool.use_space(-gone.allocation)
 
-        return self._writing(Job("delete", self.pool.name, name), work)
+        return self.writing(Job("delete", self.pool.name, name), work)
 
     def resize(
         self,
@@ -175,6 +255,7 @@ class Volumes:
         delta: bool = False,
         shrink: bool = False,
         force: bool = False,
+        secret: bytes | None = None,
     ) -> Job[None]:
         """Change the capacity of a volume.
 
@@ -195,14 +276,21 @@ class Volumes:
                 wanted = current.capacity + step
             if wanted > MAX_SIZE:
                 raise InvalidArgument(f"capacity {wanted} is above {MAX_SIZE} bytes")
-            self._check_size(current, wanted, allocate=allocate, shrink=shrink, force=force)
+            if not dangers(current.concerns):  # those the backend refuses, whatever the size
+                self._check_size(current, wanted, allocate=allocate, shrink=shrink, force=force)
             backend = require(self.pool.backend, Resizes)
             made = backend.resize(
-                current, wanted, job, allocate=allocate, shrink=shrink, force=force
+                current,
+                wanted,
+                job,
+                allocate=allocate,
+                shrink=shrink,
+                force=force,
+                secret=secret,
             )
-            self._replaced(current, made)
+            self.replaced(current, made)
 
-        return self._writing(job, work)
+        return self.writing(job, work)
 
     def wipe(self, name: str, algorithm: WipeAlgorithm, *, force: bool = False) -> Job[None]:
         """Overwrite what a volume holds."""
@@ -210,9 +298,9 @@ class Volumes:
         record = self.find(name)
 
         def work(job: Job[None]) -> None:
-            self._replaced(record, backend.wipe(record, algorithm, job, force=force))
+            self.replaced(record, backend.wipe(record, algorithm, job, force=force))
 
-        return self._writing(Job("wipe", self.pool.name, name), work)
+        return self.writing(Job("wipe", self.pool.name, name), work)
 
     def lease_read(self, name: str, job: Job[Any]) -> None:
         """Let *job* read a volume, and count it as a job of the pool.
@@ -232,7 +320,11 @@ class Volumes:
 
     # How a volume changes
 
-    def _writing(self, job: Job[T], work: Callable[[Job[T]], T]) -> Job[T]:
+    def writing(self, job: Job[T], work: Callable[[Job[T]], T]) -> Job[T]:
+        """Have *work* done that changes the job's volume, which nobody else uses meanwhile.
+
+        :raise VolumeBusy: another job uses it.
+        """
         name = job.volume or ""
         pool = self.pool
         with pool.lock:
@@ -255,7 +347,8 @@ class Volumes:
             raise self._unknown(record.name, answered=True)
         return found
 
-    def _replaced(self, old: VolumeRecord, new: VolumeRecord) -> None:
+    def replaced(self, old: VolumeRecord, new: VolumeRecord) -> None:
+        """Take the facts of a volume after work on it; for the worker of that."""
         with self.pool.lock:
             self.pool.put(new)
             self.pool.use_space(new.allocation - old.allocation)
@@ -284,14 +377,15 @@ class Volumes:
             )
 
     def _data_end(self, record: VolumeRecord) -> int:
-        """Return where the last data of a raw volume end, in bytes."""
+        """Return where the last data of a volume end, as a guest counts, in bytes."""
         backend = self.pool.backend
-        if record.format != "raw" or not isinstance(backend, Transfers):
-            return 0  # formats with a header check their own clusters
-        with closing(backend.open_image(record)) as handle:
-            header = handle.size() - record.capacity  # of LUKS
-            extents = handle.map(0, handle.size())
-            ends = (extent.offset + extent.length for extent in extents if extent.data)
+        if not isinstance(backend, Transfers):
+            return 0
+        with closing(backend.open_disk(record)) as handle:
+            size = handle.size()
+            # a raw volume with LUKS is longer than its capacity, by its header
+            header = size - record.capacity if record.format == "raw" else 0
+            ends = (offset + length for offset, length, data in handle.map(0, size) if data)
             return max(max(ends, default=0) - header, 0)
 
     def _unknown(self, name: str, *, answered: bool) -> NoSuchVolume:

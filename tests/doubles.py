@@ -19,7 +19,9 @@ import pytest
 from storaged.backend import Backend, Descriptor, Figures, Host, ImageSource, Refresh, Sink, Source
 from storaged.backends.dir import Dir
 from storaged.errors import Domain, StorageError
+from storaged.formats.checkreport import CheckReport
 from storaged.formats.handle import Handle
+from storaged.imaging import ConvertOptions
 from storaged.job import Job
 from storaged.model import PoolDef, Space, VolumeDef, VolumeRecord
 
@@ -121,17 +123,15 @@ class Double(Dir):
         self.control.enter("describe")
         return super().describe(record)
 
-    def create(
-        self, volume: VolumeDef, job: Job[Any], *, preallocate_metadata: bool = False
-    ) -> VolumeRecord:
+    def create(self, volume: VolumeDef, job: Job[Any], **how: Any) -> VolumeRecord:
         self.control.enter("create", job)
-        return super().create(volume, job, preallocate_metadata=preallocate_metadata)
+        return super().create(volume, job, **how)
 
     def clone(
-        self, volume: VolumeDef, source: ImageSource, job: Job[Any], *, reflink: bool
+        self, volume: VolumeDef, source: ImageSource, job: Job[Any], **how: Any
     ) -> VolumeRecord:
         self.control.enter("clone", job)
-        return super().clone(volume, source, job, reflink=reflink)
+        return super().clone(volume, source, job, **how)
 
     def delete(self, volume: VolumeRecord, job: Job[Any], *, force: bool = False) -> None:
         self.control.enter("delete", job)
@@ -139,7 +139,7 @@ class Double(Dir):
         self.control.enter("deleted", job)
 
     def resize(
-        self, volume: VolumeRecord, capacity: int, job: Job[Any], **how: bool
+        self, volume: VolumeRecord, capacity: int, job: Job[Any], **how: Any
     ) -> VolumeRecord:
         self.control.enter("resize", job)
         return super().resize(volume, capacity, job, **how)
@@ -149,6 +149,16 @@ class Double(Dir):
     ) -> VolumeRecord:
         self.control.enter("wipe", job)
         return super().wipe(volume, algorithm, job, force=force)
+
+    def check_image(self, volume: VolumeRecord, job: Job[Any], **how: Any) -> CheckReport:
+        self.control.enter("check_image", job)
+        return super().check_image(volume, job, **how)
+
+    def rewrite(
+        self, volume: VolumeRecord, options: ConvertOptions, job: Job[Any], **how: Any
+    ) -> VolumeRecord:
+        self.control.enter("rewrite", job)
+        return super().rewrite(volume, options, job, **how)
 
     def open_image(self, volume: VolumeRecord, *, writable: bool = False) -> Handle:
         self.control.enter("open_image")

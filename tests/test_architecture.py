@@ -24,6 +24,9 @@ LAYERS = (
     ("storaged.formats.*",),
     ("storaged.errors", "storaged.units", "storaged.version"),
     ("storaged.rpc.*",),
+    ("storaged.references",),
+    ("storaged.concerns",),
+    ("storaged.chain",),
     ("storaged.rules", "storaged.traits"),
     ("storaged.facts", "storaged.source", "storaged.target"),
     ("storaged.model", "storaged.job", "storaged.wirenames"),
@@ -37,10 +40,16 @@ LAYERS = (
         "storaged.command",
         "storaged.imagelock",
         "storaged.mounts",
+        "storaged.nbd",
+        "storaged.nbdgreeting",
+        "storaged.nbdreplies",
         "storaged.paths",
     ),
-    ("storaged.flow",),
+    ("storaged.qsd.*",),
+    ("storaged.flow", "storaged.imaging"),
+    ("storaged.imagerecords",),
     ("storaged.backend",),
+    ("storaged.imagebackend",),
     ("storaged.backends.*",),
     (
         "storaged.driverlock",
@@ -59,15 +68,16 @@ LAYERS = (
     ("storaged.pool",),
     ("storaged.filters", "storaged.look", "storaged.making", "storaged.scan"),
     ("storaged.volumes",),
-    ("storaged.streams", "storaged.table"),
+    ("storaged.images", "storaged.streams", "storaged.table"),
+    ("storaged.dependants",),
     ("storaged.known", "storaged.poolcalls", "storaged.restore"),
-    ("storaged.volumecalls", "storaged.volumequeries"),
+    ("storaged.imagecalls", "storaged.volumecalls", "storaged.volumequeries"),
     ("storaged.driver",),
     ("storaged.service.*",),
     ("storaged.client.*",),
     ("storaged.engine",),
     ("storaged.ensure", "storaged.named"),
-    ("storaged.poolhandle", "storaged.request", "storaged.volumehandle"),
+    ("storaged.imagehandle", "storaged.poolhandle", "storaged.request", "storaged.volumehandle"),
     ("storaged.storage",),
     ("storaged",),
     ("storaged.libvirt.*",),
@@ -85,10 +95,12 @@ THIRD_PARTY = {
     "cryptography": ("storaged.formats",),
     "zstandard": ("storaged.formats",),
     "jeepney": ("storaged.server",),
+    "qemu": ("storaged.qsd",),
 }
 
 #: Who starts processes. An editor needs the terminal, which no other program of ours gets.
-STARTS_PROCESSES = ("storaged.command", "storaged.cli.pool_edit")
+#: The script that shuts a program in runs in a process of its own and becomes that program.
+STARTS_PROCESSES = ("storaged.command", "storaged.cli.pool_edit", "storaged.qsd.confine")
 
 MAX_FILE = 400
 MAX_FUNCTION = 50

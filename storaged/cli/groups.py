@@ -50,6 +50,15 @@ _VOL = {
         "storaged.cli.volume_clone:create_from", "Copy a volume to one that XML describes."
     ),
     "resize": Entry("storaged.cli.volume_change:resize", "Change the capacity of a volume."),
+    "convert": Entry("storaged.cli.volume_rewrite:convert", "Write an image anew in its place."),
+    "amend": Entry("storaged.cli.volume_rewrite:amend", "Change features of a qcow2."),
+    "rebase": Entry(
+        "storaged.cli.volume_rewrite:rebase", "Change what a qcow2 has as its backing file."
+    ),
+    "check": Entry("storaged.cli.volume_image:check", "Check the tables of an image."),
+    "inspect": Entry(
+        "storaged.cli.volume_image:inspect", "Show what an image is and what it refers to."
+    ),
     "upload": Entry("storaged.cli.volume_transfer:upload", "Write a file into a volume."),
     "download": Entry("storaged.cli.volume_transfer:download", "Write a volume to a file."),
     "wipe": Entry("storaged.cli.volume_change:wipe", "Overwrite what a volume holds."),

@@ -40,6 +40,8 @@ class ExitCode(IntEnum):
     STATE = 11
     #: the storage did not answer in time
     TIMEOUT = 12
+    #: a check found that an image has corruptions or leaks
+    DAMAGED = 13
     #: a bug in storaged
     INTERNAL = 70
     #: Ctrl-C, or the job was cancelled
@@ -67,6 +69,7 @@ MEANINGS: tuple[tuple[ExitCode, str], ...] = (
     (ExitCode.STORAGE, "no space left, or the storage failed"),
     (ExitCode.STATE, "not in this state, such as a pool that is not active"),
     (ExitCode.TIMEOUT, "the storage did not answer in time"),
+    (ExitCode.DAMAGED, "a check found corruptions or leaks"),
     (ExitCode.INTERNAL, "a bug in storaged"),
     (ExitCode.INTERRUPTED, "interrupted, or the job was cancelled"),
     (ExitCode.PIPE, "the reader of the output went away"),

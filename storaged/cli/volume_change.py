@@ -10,6 +10,7 @@ from storaged.cli.lazy import command
 from storaged.cli.lookup import find_volume
 from storaged.cli.objects import volume_changed
 from storaged.cli.parameters import SIZE, pool_option, volume_argument
+from storaged.cli.secret import read_secrets, secret_option
 
 #: Patterns that `wipe` knows, in libvirt's order.
 ALGORITHMS = (
@@ -34,8 +35,16 @@ force_option = click.option("--force", is_flag=True, help="Also if a virtual mac
 @pool_option
 @click.option("--allocate", is_flag=True, help="Allocate what is added.")
 @click.option("--delta", is_flag=True, help="SIZE is what to add, or to take off with --shrink.")
-@click.option("--shrink", is_flag=True, help="Let the volume become smaller: data are lost.")
-@force_option
+@click.option(
+    "--shrink", is_flag=True, help="Let the volume become smaller, down to its last data."
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --shrink, although data are cut off; of a raw volume, also if a virtual machine has"
+    " it open.",
+)
+@secret_option("--secret-file", "the volume")
 @click.pass_obj
 def resize(
     call: Invocation,
@@ -46,16 +55,24 @@ def resize(
     delta: bool,
     shrink: bool,
     force: bool,
+    secret_file: str | None,
 ) -> None:
     """Change the capacity of a volume."""
     if capacity.startswith("-") and not shrink:
         raise click.UsageError("a negative SIZE needs --shrink")
+    secrets = read_secrets(secret=secret_file)
     count = SIZE.convert(capacity.removeprefix("-"), None, click.get_current_context())
     with call.change() as storage:
         found = find_volume(storage, volume, pool)
         call.follow(
             found.resize(
-                count, allocate=allocate, delta=delta, shrink=shrink, force=force, wait=False
+                count,
+                allocate=allocate,
+                delta=delta,
+                shrink=shrink,
+                force=force,
+                wait=False,
+                **secrets,
             )
         )
         changed = volume_changed("resized", found)
@@ -103,12 +120,15 @@ def wipe(call: Invocation, volume: str, pool: str | None, algorithm: str, force:
 )
 @volume_argument
 @pool_option
-@force_option
+@click.option(
+    "--force", is_flag=True, help="Also if a virtual machine has it open, or other volumes need it."
+)
 @click.pass_obj
 def delete(call: Invocation, volume: str, pool: str | None, force: bool) -> None:
     """Delete a volume.
 
-    Asks nothing. It is refused while a virtual machine has the volume open.
+    Asks nothing. It is refused while a virtual machine has the volume open, and while other volumes
+    have it as their backing file.
     """
     with call.change() as storage:
         found = find_volume(storage, volume, pool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,12 +19,12 @@ from storaged.cli.parameters import (
     pool_option,
     volume_argument,
 )
+from storaged.cli.secret import read_secrets, secret_option
 from storaged.cli.volume_create import tell_created
+from storaged.cli.volume_rewrite import compress_option, durability_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
-
-    from storaged import VolumeOptions
 
 reflink_option = click.option(
     "--reflink", is_flag=True, help="Share the data with the source, or fail."
@@ -43,6 +43,8 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
         "storagectl vol clone default web1.qcow2 web2.qcow2",
         "storagectl vol clone web1.qcow2 web2.qcow2 --pool default",
         "storagectl vol clone default web1.qcow2 web1-copy.qcow2 --to-pool backup",
+        "storagectl vol clone default debian12.qcow2 web3.qcow2 --linked",
+        "storagectl vol clone default web1.qcow2 web1.zst.qcow2 --compress zstd",
     ),
 )
 @click.argument("words", nargs=-1, metavar="[POOL] VOL NEWNAME", shell_complete=_complete)
@@ -55,20 +57,35 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
     "--format", shell_complete=complete_words(*VOLUME_FORMATS), help="Format of the copy."
 )
 @reflink_option
+@click.option("--keep-backing", is_flag=True, help="Copy the top layer, and keep its backing file.")
+@click.option("--linked", is_flag=True, help="Copy nothing: make an overlay of the source.")
+@compress_option
+@click.option(
+    "--full/--sparse",
+    default=None,
+    help="Have all of the capacity on the storage, or no more than there are data (the default).",
+)
+@durability_option
+@secret_option("--secret-file", "the copy, which is encrypted with it")
+@secret_option("--source-secret-file", "the source")
 @click.pass_obj
 def clone(
     call: Invocation,
+    /,
     words: tuple[str, ...],
     pool: str | None,
     to_pool: str | None,
-    capacity: int | None,
-    format: str | None,
-    reflink: bool,
+    keep_backing: bool,
+    linked: bool,
+    secret_file: str | None,
+    source_secret_file: str | None,
+    **options: Any,
 ) -> None:
     """Copy a volume.
 
     Data are shared with the source where the file system can do that (--reflink insists). The copy
-    has no tie to the source. The pool may stand in front, or behind --pool as for virsh.
+    has no tie to the source or to its backing files unless that is asked for: with --linked the
+    source must stay as it is. The pool may stand in front, or behind --pool as for virsh.
     """
     if len(words) == 3 and pool is None:
         pool, *words_left = words
@@ -76,18 +93,16 @@ def clone(
         words_left = list(words)
     if len(words_left) != 2:
         raise click.UsageError("clone takes [POOL] VOL NEWNAME")
-    options: VolumeOptions = {"format": format} if format else {}
+    if keep_backing and linked:
+        raise click.UsageError("--keep-backing and --linked exclude each other")
+    wishes = {name: value for name, value in options.items() if value is not None}
+    if keep_backing or linked:
+        wishes["backing"] = "keep" if keep_backing else "linked"
+    wishes |= read_secrets(secret=secret_file, source_secret=source_secret_file)
     with call.change() as storage:
         source = find_volume(storage, words_left[0], pool)
-        job = source.clone_to(
-            words_left[1],
-            pool=find_pool(storage, to_pool) if to_pool else None,
-            capacity=capacity,
-            reflink=reflink,
-            wait=False,
-            **options,
-        )
-        tell_created(call, call.follow(job))
+        target = find_pool(storage, to_pool) if to_pool else source.pool
+        tell_created(call, call.follow(target.clone(source, words_left[1], wait=False, **wishes)))
 
 
 @command("create-from", examples=("storagectl vol create-from default web2.xml web1.qcow2",))

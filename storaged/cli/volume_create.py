@@ -21,6 +21,7 @@ from storaged.cli.parameters import (
     owner_options,
     pool_argument,
 )
+from storaged.cli.secret import read_secrets, secret_option
 from storaged.errors import NoSuchVolume
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--lazy-refcounts", is_flag=True, help="Lazy reference counts (qcow2)."),
     click.option("--extended-l2", is_flag=True, help="Subclusters (qcow2)."),
     click.option("--nocow", is_flag=True, help="No copy on write (btrfs)."),
+    secret_option("--secret-file", "the volume, which is encrypted with it"),
 )
 
 
@@ -180,6 +182,7 @@ def _wish(storage: Storage, pool: Pool, options: dict[str, Any]) -> dict[str, An
     """Return the keywords of `Pool.create` for the options of the command: those given only."""
     names = {"backing_vol_format": "backing_format", "prealloc_metadata": "preallocate_metadata"}
     wish = {names.get(name, name): value for name, value in options.items() if value is not None}
+    wish |= read_secrets(secret=wish.pop("secret_file", None))
     if "backing_vol" in wish:
         wish["backing"] = _backing(storage, pool, wish.pop("backing_vol"))
     return wish

@@ -12,9 +12,14 @@ from storaged.cli.lazy import command
 from storaged.cli.lookup import find_pool, find_volume
 from storaged.cli.objects import VolumeObject, volume_object
 from storaged.cli.parameters import bytes_option, pool_argument, pool_option, volume_argument
+from storaged.errors import Timeout
 
 if TYPE_CHECKING:
     from storaged.model import VolumeInfo
+    from storaged.volumehandle import Volume
+
+#: Seconds to wait for pools to be read, for a look at one volume.
+_PATIENCE = 0.2
 
 
 @command(
@@ -62,11 +67,28 @@ def list_volumes(call: Invocation, pool: str, details: bool, exact: bool) -> Non
 def info(call: Invocation, volume: str, pool: str | None, exact: bool, physical: bool) -> None:
     """Show the sizes of a volume.
 
-    Capacity is what a virtual machine sees, allocation what the volume takes on the storage.
+    Capacity is what a virtual machine sees, allocation what the volume takes on the storage. It is
+    used by volumes that have it as their backing file.
     """
     with call.look() as storage:
-        shown = volume_object(find_volume(storage, volume, pool).info())
-    call.emit(shown, lambda: render.fields(_lines(shown, exact, physical)))
+        found = find_volume(storage, volume, pool)
+        shown = volume_object(found.info())
+        users = _users(found)
+    lines = ["not known: the pools are large and were not read"] if users is None else users
+    call.emit(
+        {**shown, "used_by": users},
+        lambda: render.fields(
+            [*_lines(shown, exact, physical), *(("Used by", line) for line in lines)]
+        ),
+    )
+
+
+def _users(volume: Volume) -> list[str] | None:
+    """Return who needs a volume; None if that cannot be told soon."""
+    try:
+        return [f"{user.pool.name}/{user.name}" for user in volume.users(patience=_PATIENCE)]
+    except Timeout:
+        return None
 
 
 @command("dumpxml", examples=("storagectl vol dumpxml default/web1.qcow2",))

@@ -25,7 +25,7 @@ from storaged.errors import (
 )
 from storaged.job import Job, JobState, Progress
 from storaged.rpc import extension
-from storaged.rpc.program import AnyProcedure, Procedure
+from storaged.rpc.program import EXTENSION, AnyProcedure, Procedure
 from storaged.rpc.record import Record
 from storaged.rpc.remoteerror import revive
 
@@ -133,6 +133,8 @@ class JobBoard:
 
         :param convert: makes the result of the record that the call returns.
         """
+        if procedure.program == EXTENSION:
+            flags |= extension.CallFlag.OWN
         wish = extension.CallArgs(procedure.number, args.pack(), flags)
         with self._early_ends():
             with failures():

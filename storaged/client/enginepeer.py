@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from storaged.client.enginejobs import JobBoard
 from storaged.client.enginevalues import failures, pool_info, volume_info
 from storaged.client.link import Link
+from storaged.errors import Unsupported
 from storaged.facts import PoolInfo, PoolRef, PoolState, VolumeInfo, VolumeRef
 from storaged.job import Job
-from storaged.rpc import extension
+from storaged.rpc import extension, storage
 from storaged.rpc.program import Procedure
 from storaged.rpc.record import Record, Void
-from storaged.wirenames import pool_record, volume_record
+from storaged.wirenames import pool_record, pool_ref, volume_record
 
 if TYPE_CHECKING:
     from storaged.settings import PoolPolicy
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 #: `extension.PoolFactsArgs.flags`: read the figures if nobody has yet; read them again.
 _READ, _READ_AGAIN = 1, 2
+
+#: What to do where the other side is libvirt's own daemon.
+NOT_STORAGED = "The other side is not storaged. Run storaged there to have it."
 
 
 class Peer(ABC):
@@ -69,6 +73,14 @@ class Peer(ABC):
         :raise Unsupported: the other side cannot be forced.
         """
 
+    def require_images(self, what: str) -> None:
+        """Refuse what only storaged can do with an image, where the other side is not that.
+
+        :param what: what was to be done, such as ``check a volume``.
+        :raise Unsupported: it cannot.
+        """
+        raise Unsupported(f"libvirt cannot {what}", advice=NOT_STORAGED)
+
     @abstractmethod
     def pool_infos(self, flags: int) -> list[PoolInfo]:
         """Return state and figures of the pools that pass libvirt's filter."""
@@ -88,6 +100,10 @@ class Peer(ABC):
     @abstractmethod
     def volume_info(self, ref: VolumeRef) -> VolumeInfo:
         """Return the figures of a volume after one fresh look."""
+
+    @abstractmethod
+    def volume_users(self, ref: VolumeRef) -> list[VolumeRef]:
+        """Return the volumes that need one."""
 
     @abstractmethod
     def policy(self, ref: PoolRef) -> PoolPolicy:
@@ -140,6 +156,13 @@ class ExtendedPeer(Peer):
         flags = extension.CallFlag.FORCE if force else 0
         return self._board.begin(procedure, args, convert, flags=flags)
 
+    def require_images(self, what: str) -> None:
+        if self.link.extension_level() < extension.IMAGES_LEVEL:
+            raise Unsupported(
+                f"the daemon there is too old to {what}",
+                advice="Update storaged there, or work without it: storagectl --embedded",
+            )
+
     def pool_infos(self, flags: int) -> list[PoolInfo]:
         listed = self._ask(extension.POOL_LIST, extension.PoolListArgs(flags)).pools
         infos = [pool_info(facts) for facts in listed]
@@ -177,6 +200,16 @@ class ExtendedPeer(Peer):
     def volume_info(self, ref: VolumeRef) -> VolumeInfo:
         wish = extension.VolFactsArgs(volume_record(ref))
         return volume_info(ref.pool, self._ask(extension.VOL_FACTS, wish).facts)
+
+    def volume_users(self, ref: VolumeRef) -> list[VolumeRef]:
+        if self.link.extension_level() < extension.IMAGES_LEVEL:
+            return []
+        found = self._ask(extension.VOL_USERS, extension.VolFactsArgs(volume_record(ref))).vols
+        pools = {ref.pool.name: ref.pool}
+        for name in {vol.pool for vol in found} - set(pools):
+            wish = storage.Name(name)
+            pools[name] = pool_ref(self.call(storage.POOL_LOOKUP_BY_NAME, wish).pool)
+        return [VolumeRef(pools[vol.pool], vol.name, vol.key) for vol in found]
 
     def policy(self, ref: PoolRef) -> PoolPolicy:
         from storaged.settings import PoolPolicy

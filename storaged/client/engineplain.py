@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from storaged.client.enginepeer import Peer
+from storaged.client.enginepeer import NOT_STORAGED, Peer
 from storaged.client.enginestreams import run
 from storaged.client.enginevalues import failures, read_pool, read_volume
 from storaged.errors import (
@@ -44,7 +44,6 @@ A = TypeVar("A", bound=Record)
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
-_ADVICE = "The other side is not storaged. Run storaged there to have it."
 #: The flag of a pool's XML that asks for the definition that is kept.
 _INACTIVE = 1
 
@@ -79,7 +78,7 @@ class PlainJob(Job[T]):
         :raise Unsupported: the call goes on, also when the connection is closed.
         """
         if not self.ended:
-            raise Unsupported(f"a {self.kind} cannot be cancelled there", advice=_ADVICE)
+            raise Unsupported(f"a {self.kind} cannot be cancelled there", advice=NOT_STORAGED)
 
     def complete(self) -> T:
         """Return the result; who is interrupted meanwhile just stops waiting."""
@@ -106,7 +105,7 @@ class PlainPeer(Peer):
         force: bool = False,
     ) -> Job[T]:
         if force:
-            raise Unsupported("libvirt has no force", advice=_ADVICE)
+            raise Unsupported("libvirt has no force", advice=NOT_STORAGED)
         job: PlainJob[T] = PlainJob(work.kind, work.pool, work.volume)
         return run(job, lambda _job: convert(self.call(procedure, args)))
 
@@ -166,18 +165,22 @@ class PlainPeer(Peer):
         wish = storage.PoolFlagsArgs(pool_record(pool))
         return read_pool(self.call(storage.POOL_GET_XML_DESC, wish).xml).type
 
+    def volume_users(self, ref: VolumeRef) -> list[VolumeRef]:
+        """Return none: libvirt does not tell."""
+        return []
+
     def policy(self, ref: PoolRef) -> PoolPolicy:
-        raise Unsupported("libvirt keeps no defaults for new volumes", advice=_ADVICE)
+        raise Unsupported("libvirt keeps no defaults for new volumes", advice=NOT_STORAGED)
 
     def set_policy(self, ref: PoolRef, policy: PoolPolicy) -> None:
-        raise Unsupported("libvirt keeps no defaults for new volumes", advice=_ADVICE)
+        raise Unsupported("libvirt keeps no defaults for new volumes", advice=NOT_STORAGED)
 
     def jobs(self) -> list[Job[Any]]:
         """Return none: libvirt does not tell."""
         return []
 
     def job(self, number: int) -> Job[Any]:
-        raise InvalidArgument(f"no job with id {number} is under way", advice=_ADVICE)
+        raise InvalidArgument(f"no job with id {number} is under way", advice=NOT_STORAGED)
 
     def problems(self) -> tuple[str, ...]:
         """Return none: libvirt does not tell."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from storaged.client.enginepeer import Peer
+from storaged.client.engineimages import RemoteImages
 from storaged.client.enginevalues import failures, read_volume, validate_volume, write_volume
 from storaged.errors import InvalidArgument
 from storaged.facts import PoolRef, VolumeInfo, VolumeRef
@@ -14,10 +14,12 @@ from storaged.flow import Sink, Source
 from storaged.job import Job
 from storaged.rpc import storage
 from storaged.rpc.program import Procedure
+from storaged.rpc.record import Record
 from storaged.units import MAX_SIZE
 from storaged.wirenames import pool_record, pool_ref, volume_record
 
 if TYPE_CHECKING:
+    from storaged.imaging import CloneOptions
     from storaged.model import VolumeDef
     from storaged.transfer import File
 
@@ -27,11 +29,8 @@ _ALLOCATE, _DELTA, _SHRINK = 1, 2, 4
 _SPARSE = 1
 
 
-class RemoteVolumes:
+class RemoteVolumes(RemoteImages):
     """The calls on volumes; `storaged.volumecalls` says what each does."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
 
     # Queries
 
@@ -74,13 +73,29 @@ class RemoteVolumes:
     def volume_path(self, ref: VolumeRef) -> str:
         return self._peer.call(storage.VOL_GET_PATH, storage.VolArgs(volume_record(ref))).name
 
+    def volume_users(self, ref: VolumeRef, *, patience: float | None = None) -> list[VolumeRef]:
+        # A daemon has read its volumes when the first client asks, or waits for that once.
+        return self._peer.volume_users(ref)
+
     # Changes
 
     def volume_create(
-        self, pool: PoolRef, request: VolumeDef, *, preallocate_metadata: bool = False
+        self,
+        pool: PoolRef,
+        request: VolumeDef,
+        *,
+        preallocate_metadata: bool = False,
+        secret: bytes | None = None,
     ) -> Job[VolumeRef]:
         flags = _PREALLOC_METADATA if preallocate_metadata else 0
-        return self._make(pool, write_volume(request), request.name, flags)
+        text = write_volume(request)
+        if secret is None:
+            return self._make(pool, text, request.name, flags)
+        from storaged.rpc import images
+
+        self._require("encrypt a volume", secret)
+        wish = images.VolCreateArgs(pool_record(pool), text, flags, secret)
+        return self._new("create", pool, request.name, images.VOL_CREATE, wish)
 
     def volume_create_xml(
         self,
@@ -105,9 +120,10 @@ class RemoteVolumes:
         *,
         reflink: bool = False,
         preallocate_metadata: bool = False,
+        options: CloneOptions | None = None,
     ) -> Job[VolumeRef]:
         flags = _clone_flags(reflink, preallocate_metadata)
-        return self._copy(pool, write_volume(request), request.name, source, flags)
+        return self._copy(pool, write_volume(request), request.name, source, flags, options)
 
     def volume_clone_xml(
         self,
@@ -117,9 +133,10 @@ class RemoteVolumes:
         *,
         reflink: bool = False,
         preallocate_metadata: bool = False,
+        options: CloneOptions | None = None,
     ) -> Job[VolumeRef]:
         flags = _clone_flags(reflink, preallocate_metadata)
-        return self._copy(pool, text, None, source, flags)
+        return self._copy(pool, text, None, source, flags, options)
 
     def volume_delete(self, ref: VolumeRef, *, force: bool = False) -> Job[None]:
         wish = storage.VolFlagsArgs(volume_record(ref))
@@ -134,10 +151,17 @@ class RemoteVolumes:
         delta: bool = False,
         shrink: bool = False,
         force: bool = False,
+        secret: bytes | None = None,
     ) -> Job[None]:
         flags = (
             (_ALLOCATE if allocate else 0) | (_DELTA if delta else 0) | (_SHRINK if shrink else 0)
         )
+        if secret is not None:
+            from storaged.rpc import images
+
+            self._require("take a secret", secret)
+            secretive = images.VolResizeArgs(volume_record(ref), capacity, flags, secret)
+            return self._on_volume("resize", ref, images.VOL_RESIZE, secretive, force)
         wish = storage.VolResizeArgs(volume_record(ref), capacity, flags)
         return self._on_volume("resize", ref, storage.VOL_RESIZE, wish, force)
 
@@ -201,20 +225,42 @@ class RemoteVolumes:
 
     def _make(self, pool: PoolRef, text: str, name: str | None, flags: int) -> Job[VolumeRef]:
         wish = storage.PoolXMLArgs(pool_record(pool), text, flags)
-        return self._peer.begin(
-            Job("create", pool.name, name),
-            storage.VOL_CREATE_XML,
-            wish,
-            lambda made: VolumeRef(pool, made.vol.name, made.vol.key),
-        )
+        return self._new("create", pool, name, storage.VOL_CREATE_XML, wish)
 
     def _copy(
-        self, pool: PoolRef, text: str, name: str | None, source: VolumeRef, flags: int
+        self,
+        pool: PoolRef,
+        text: str,
+        name: str | None,
+        source: VolumeRef,
+        flags: int,
+        options: CloneOptions | None,
     ) -> Job[VolumeRef]:
-        wish = storage.PoolCloneArgs(pool_record(pool), text, volume_record(source), flags)
+        if options is None or _is_plain(options):
+            plain = storage.PoolCloneArgs(pool_record(pool), text, volume_record(source), flags)
+            return self._new("clone", pool, name, storage.VOL_CREATE_XML_FROM, plain)
+        from storaged.imagerecords import clone_record
+        from storaged.rpc import images
+
+        self._require("clone in this way", options.secret, options.source_secret)
+        wish = clone_record(pool_record(pool), text, volume_record(source), flags, options)
+        return self._new("clone", pool, name, images.VOL_CLONE, wish)
+
+    def _require(self, what: str, *secrets: bytes | None) -> None:
+        self._peer.require_images(what)
+        self.require_secrecy(*secrets)
+
+    def _new(
+        self,
+        kind: str,
+        pool: PoolRef,
+        name: str | None,
+        procedure: Procedure[Any, storage.VolRet],
+        wish: Record,
+    ) -> Job[VolumeRef]:
         return self._peer.begin(
-            Job("clone", pool.name, name),
-            storage.VOL_CREATE_XML_FROM,
+            Job(kind, pool.name, name),
+            procedure,
             wish,
             lambda made: VolumeRef(pool, made.vol.name, made.vol.key),
         )
@@ -224,6 +270,13 @@ class RemoteVolumes:
     ) -> Job[None]:
         work: Job[None] = Job(kind, ref.pool.name, ref.name)
         return self._peer.begin(work, procedure, wish, lambda _: None, force=force)
+
+
+def _is_plain(options: CloneOptions) -> bool:
+    """Tell whether libvirt's call can ask for all of it."""
+    from storaged.imaging import CloneOptions
+
+    return options == CloneOptions()
 
 
 def _clone_flags(reflink: bool, preallocate_metadata: bool) -> int:

@@ -220,8 +220,12 @@ class Link(ABC):
         """
 
     @abstractmethod
+    def extension_level(self) -> int:
+        """Return the level of storaged's own program on the other side, 0 if it has none."""
+
     def has_extension(self) -> bool:
         """Tell whether the other side is storaged, and so has a program of its own."""
+        return self.extension_level() > 0
 
     @abstractmethod
     def keepalive(self, interval: int, count: int) -> None:

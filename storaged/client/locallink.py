@@ -16,7 +16,7 @@ from storaged.client.link import closed as closed_failure
 from storaged.client.localstream import Events, LocalStream, engine_failures, refusal
 from storaged.errors import StorageError
 from storaged.job import Job, Pending
-from storaged.rpc import remote
+from storaged.rpc import extension, remote
 from storaged.rpc.program import AnyProcedure, Procedure
 from storaged.rpc.record import Record
 from storaged.service import Identity, Opened, Service
@@ -136,9 +136,9 @@ class LocalLink(Link):
         """Do nothing: this link never ends by itself."""
         return lambda: None
 
-    def has_extension(self) -> bool:
-        """Tell that the other side is storaged."""
-        return True
+    def extension_level(self) -> int:
+        """Return the level of this very program."""
+        return extension.LEVEL
 
     def keepalive(self, interval: int, count: int) -> None:
         """Do nothing: this process cannot outlive itself."""

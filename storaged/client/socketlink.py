@@ -122,7 +122,7 @@ class SocketLink(Link):
         self._streams: dict[int, ReferenceType[SocketStream]] = {}
         self._listeners: tuple[EventCallback, ...] = ()
         self._mourners: tuple[Callable[[int], None], ...] = ()
-        self._extension: bool | None = None
+        self._extension: int | None = None
         self._timer: keepalive.Timer | None = None
         self._closing = threading.Lock()
         try:
@@ -297,19 +297,19 @@ class SocketLink(Link):
 
         return forget
 
-    def has_extension(self) -> bool:
-        """Tell whether the daemon is storaged, and so has a program of its own."""
+    def extension_level(self) -> int:
+        """Return the level of storaged's own program in the daemon, 0 if it has none."""
         if self._extension is None:
             from storaged.rpc import extension
             from storaged.version import VERSION as OURS
 
             try:
-                self.call(extension.HELLO, extension.Hello(f"storaged {OURS}"))
-                self._extension = True
+                told = self.call(extension.HELLO, extension.Hello(f"storaged {OURS}"))
+                self._extension = told.level
             except RemoteFailure:
                 if self._wire.ended is not None:
                     raise
-                self._extension = False
+                self._extension = 0
         return self._extension
 
     def keepalive(self, interval: int, count: int) -> None:

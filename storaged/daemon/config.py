@@ -58,6 +58,7 @@ class Settings:
     log_level: int = 3
     log_filters: str = ""
     log_outputs: str = ""
+    protect_backing: int = 0
     keepalive_interval: int = 5
     keepalive_count: int = 5
     admin_keepalive_interval: int = 5
@@ -94,6 +95,7 @@ _NUMBERS = {
     "admin_max_queued_clients": 1,
     "admin_max_client_requests": 1,
     "log_level": 1,
+    "protect_backing": 0,
     "keepalive_interval": -1,
     "keepalive_count": 0,
     "admin_keepalive_interval": -1,
@@ -210,6 +212,8 @@ def _number(key: str, value: object) -> int:
     least = _NUMBERS[key]
     if not least <= value <= _NUMBER_LIMIT:
         raise ValueError(f"'{key}' must be at least {least} and at most {_NUMBER_LIMIT}")
+    if key == "protect_backing" and value > 1:
+        raise ValueError("'protect_backing' must be 0 or 1")
     if key == "log_level" and value > 4:
         raise ValueError("'log_level' must be 1 (debug), 2 (info), 3 (warning) or 4 (error)")
     return value

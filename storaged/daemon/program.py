@@ -124,6 +124,7 @@ class Program:
         pid_file = PidFile(self._places.pid_file if given is None else Path(given))
         try:
             service = Service(driver, token=self._token())
+            service.set_protect_backing(bool(loaded.settings.protect_backing))
             return asyncio.run(self._main(loaded, notifier, handed, admitted, service))
         finally:
             pid_file.remove()
@@ -184,7 +185,7 @@ class Program:
             servers,
             service.driver,
             notifier,
-            Reload(service.driver, self._read, self._start_log, loaded),
+            Reload(service, self._read, self._start_log, loaded),
             timeout=self._options.timeout,
         )
         # Before anybody can take the sockets for a sign that signals are heard.

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 from storaged.daemon.config import Loaded, Settings, limits
 from storaged.daemon.places import NAME
-from storaged.driver import Driver
 from storaged.errors import StorageError
 from storaged.server.server import Server
+from storaged.service.service import Service
 
 _log = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ _FIXED = (
 class Reload:
     """What SIGHUP does.
 
+    :param service: what clients are served with.
     :param read: reads the configuration.
     :param start_log: has the log follow a configuration.
     :param loaded: the configuration that holds.
@@ -31,12 +32,13 @@ class Reload:
 
     def __init__(
         self,
-        driver: Driver,
+        service: Service,
         read: Callable[[], Loaded],
         start_log: Callable[[Loaded], None],
         loaded: Loaded,
     ) -> None:
-        self._driver = driver
+        self._service = service
+        self._driver = service.driver
         self._read = read
         self._start_log = start_log
         self._started_with = loaded.settings
@@ -64,7 +66,8 @@ class Reload:
         _log.info("configuration and definitions were read again")
 
     def apply(self, servers: Mapping[str, Server]) -> None:
-        """Have the limits of the configuration hold. Call it on the event loop."""
+        """Have the limits and rules of the configuration hold. Call it on the event loop."""
+        self._service.set_protect_backing(bool(self._loaded.settings.protect_backing))
         for name, server in servers.items():
             wanted = limits(self._loaded.settings, admin=name != NAME)
             if wanted != server.limits:

@@ -1,8 +1,9 @@
 """Storaged's own program: what libvirt has no call for. It stands on the same sockets.
 
 `CALL` and `JOB_BEGIN` carry a call of the REMOTE program: the first to get errors with their class
-and advice, the second to have it done as a job that can be followed and cancelled. The rest is
-about jobs, problems, metrics, and lists without libvirt's bound of 16,384.
+and advice, the second to have it done as a job that can be followed and cancelled. With
+`CallFlag.OWN` they carry one of this program. The rest is about jobs, problems, metrics, lists
+without libvirt's bound of 16,384, and images (`storaged.rpc.images`).
 
 Errors of this program carry the class in their first string, the detail in the second and the
 advice in the third (`remoteerror.describe_fully`).
@@ -13,6 +14,7 @@ from __future__ import annotations
 from enum import IntFlag
 from typing import Annotated, Final
 
+from storaged.rpc import images
 from storaged.rpc.packet import PAYLOAD_MAX
 from storaged.rpc.program import EXTENSION, Access, AnyProcedure, Procedure
 from storaged.rpc.record import Nested, Record, Void
@@ -45,6 +47,8 @@ class CallFlag(IntFlag):
     FORCE = 1
     #: the job goes on when the connection ends
     DETACH = 2
+    #: what is carried is a call of this program (since level 2)
+    OWN = 4
 
 
 class Hello(Record):
@@ -64,8 +68,8 @@ class HelloRet(Record):
     level: UInt
 
 
-class CallArgs(Record):
-    """A call of the REMOTE program: its number and its packed arguments."""
+class CallArgs(images.Secretive):
+    """A call within this one: its number and its packed arguments."""
 
     procedure: Int
     args: Annotated[bytes, Opaque(PAYLOAD_MAX)]
@@ -230,6 +234,12 @@ class VolFactsRet(Record):
     facts: VolFacts
 
 
+class VolUsersRet(Record):
+    """The volumes that need one, sorted by pool and name; at most so many as one message holds."""
+
+    vols: Annotated[tuple[StorageVol, ...], Array(Nested(StorageVol), PAGE_MAX)]
+
+
 class Policy(Record):
     """The defaults for new volumes of a pool; what is missing is left to libvirt's rules."""
 
@@ -262,10 +272,12 @@ _P: Final = EXTENSION
 
 HELLO: Final = Procedure(1, "storagedHello", Hello, HelloRet, _R, program=_P)
 CALL: Final = Procedure(2, "storagedCall", CallArgs, CallRet, _R, program=_P)
-JOB_BEGIN: Final = Procedure(3, "storagedJobBegin", CallArgs, JobRet, program=_P)
+#: what is carried decides whether a read-only connection may
+JOB_BEGIN: Final = Procedure(3, "storagedJobBegin", CallArgs, JobRet, _R, program=_P)
 JOB_LIST: Final = Procedure(4, "storagedJobList", Void, JobListRet, _R, program=_P)
 JOB_GET: Final = Procedure(5, "storagedJobGet", JobId, JobRet, _R, program=_P)
-JOB_CANCEL: Final = Procedure(6, "storagedJobCancel", JobId, Void, program=_P)
+#: a read-only connection may cancel what it began
+JOB_CANCEL: Final = Procedure(6, "storagedJobCancel", JobId, Void, _R, program=_P)
 JOB_FOLLOW: Final = Procedure(7, "storagedJobFollow", JobId, Void, _R, program=_P)
 JOB_UNFOLLOW: Final = Procedure(8, "storagedJobUnfollow", JobId, Void, _R, program=_P)
 #: at most five times a second a job, and once at its end
@@ -284,8 +296,17 @@ VOL_PAGE: Final = Procedure(15, "storagedVolPage", VolPageArgs, VolPageRet, _R, 
 VOL_FACTS: Final = Procedure(16, "storagedVolFacts", VolFactsArgs, VolFactsRet, _R, program=_P)
 POLICY_GET: Final = Procedure(17, "storagedPolicyGet", PolicyArgs, PolicyRet, _R, program=_P)
 POLICY_SET: Final = Procedure(18, "storagedPolicySet", PolicySetArgs, Void, program=_P)
+#: since level 2
+VOL_USERS: Final = Procedure(27, "storagedVolUsers", VolFactsArgs, VolUsersRet, _R, program=_P)
+
+#: What a daemon tells that has all of these: its level grows with every procedure.
+LEVEL: Final = 2
+#: From which level on the first of the procedures for images is there.
+IMAGES_LEVEL: Final = 2
 
 #: All procedures, by number.
 PROCEDURES: Final[dict[int, AnyProcedure]] = {
-    found.number: found for found in list(vars().values()) if isinstance(found, Procedure)
+    found.number: found
+    for found in (*list(vars().values()), *images.PROCEDURES.values())
+    if isinstance(found, Procedure)
 }

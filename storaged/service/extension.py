@@ -11,7 +11,8 @@ from storaged.filters import PoolFilter
 from storaged.job import Pending
 from storaged.model import PoolInfo, PoolRef, PoolState, VolumeInfo
 from storaged.rpc import extension as rpc
-from storaged.rpc import remote
+from storaged.rpc import images, remote
+from storaged.rpc.errors import OperationDenied, RPCError
 from storaged.rpc.extension import (
     CallArgs,
     CallFlag,
@@ -38,6 +39,7 @@ from storaged.rpc.extension import (
     VolFactsRet,
     VolPageArgs,
     VolPageRet,
+    VolUsersRet,
 )
 from storaged.rpc.program import Access, AnyProcedure
 from storaged.rpc.record import Record, Void
@@ -64,20 +66,18 @@ if TYPE_CHECKING:
     from storaged.driver import Driver
     from storaged.service.session import Session
 
-#: Of this program; it grows with every procedure.
-LEVEL: Final = 1
 #: Flags of the facts of a pool.
 _MEASURE: Final = 1
 _REQUIRE_TARGET: Final = 2
-_CALL_FLAGS: Final = int(CallFlag.FORCE | CallFlag.DETACH)
+_CALL_FLAGS: Final = int(sum(CallFlag))
 _ALL_FILTERS: Final = int(sum(PoolFilter))
 
 
 def _hello(_session: Session, _args: Hello) -> HelloRet:
-    return HelloRet(VERSION, LEVEL)
+    return HelloRet(VERSION, rpc.LEVEL)
 
 
-# Calls of the other program
+# Calls within a call
 
 
 def _call(session: Session, args: CallArgs) -> Outcome:
@@ -112,6 +112,7 @@ def _begin(session: Session, work: Work, args: Record, flags: CallFlag) -> Begun
     return session.begin(
         work,
         args,
+        own=True,
         force=bool(flags & CallFlag.FORCE),
         detach=bool(flags & CallFlag.DETACH),
     )
@@ -123,7 +124,9 @@ def _inner(args: CallArgs) -> tuple[AnyProcedure, Record, CallFlag]:
     :raise StorageError: it is not served, or cannot be carried.
     """
     refuse_unknown(args.flags, _CALL_FLAGS, "storagedCall")
-    procedure = remote.PROCEDURES.get(args.procedure)
+    procedure = _carried(args)
+    if procedure is None and args.flags & CallFlag.OWN:
+        raise RPCError(f"unknown procedure: {args.procedure}")
     if procedure is None or procedure.access is Access.EVENT:
         raise refusal(args.procedure)
     if procedure.stream or procedure.access is Access.ANYBODY or procedure is remote.CLOSE:
@@ -131,8 +134,14 @@ def _inner(args: CallArgs) -> tuple[AnyProcedure, Record, CallFlag]:
     return procedure, procedure.args.unpack(args.args), CallFlag(args.flags)
 
 
+def _carried(args: CallArgs) -> AnyProcedure | None:
+    """Return the procedure that is to be called: of this program only what works on images."""
+    table = images.PROCEDURES if args.flags & CallFlag.OWN else remote.PROCEDURES
+    return table.get(args.procedure)
+
+
 def _inner_ready(session: Session, args: CallArgs) -> bool:
-    procedure = remote.PROCEDURES.get(args.procedure)
+    procedure = _carried(args)
     if procedure is None or len(args.args) > 4096:
         return False
     try:
@@ -155,7 +164,10 @@ def _job_get(session: Session, args: JobId) -> JobRet:
 
 
 def _job_cancel(session: Session, args: JobId) -> Void:
-    session.jobs.find(args.id).cancel()
+    found = session.jobs.find(args.id)
+    if session.readonly and not session.jobs.has_begun(args.id):
+        raise OperationDenied(f"read only access prevents {rpc.JOB_CANCEL.name}")
+    found.cancel()
     return Void()
 
 
@@ -261,6 +273,16 @@ def _vol_facts_call(session: Session, args: VolFactsArgs) -> Pending[VolFactsRet
     return looked.giving(lambda info: VolFactsRet(_vol_facts(info)))
 
 
+def _vol_users(session: Session, args: VolFactsArgs) -> VolUsersRet:
+    driver = session.driver
+    users = driver.volume_users(volume_ref(driver, args.vol))
+    return VolUsersRet(tuple(volume_record(user) for user in users[: rpc.PAGE_MAX]))
+
+
+def _users_known(session: Session, args: VolFactsArgs) -> bool:
+    return _vol_known(session, args) and session.driver.known.all_scanned()
+
+
 def _vol_known(session: Session, args: VolFactsArgs) -> bool:
     return session.driver.known.volume(args.vol.pool, args.vol.name)
 
@@ -309,6 +331,7 @@ HANDLERS: Final[Handlers] = {
     rpc.POOL_FACTS: Query(_pool_facts_call, _pool_facts_ready),
     rpc.VOL_PAGE: Query(_vol_page, never),
     rpc.VOL_FACTS: Query(_vol_facts_call, _vol_known),
+    rpc.VOL_USERS: Query(_vol_users, _users_known),
     rpc.POLICY_GET: Query(_policy_get, never),
     rpc.POLICY_SET: Query(_policy_set, never),
 }

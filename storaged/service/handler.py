@@ -80,6 +80,8 @@ class Work:
 
     :param begin: takes the session, the arguments, and whether to go on although a virtual machine
         has the volume open.
+    :param own: begins it in place of *begin* where it was asked for through storaged's own program,
+        whose rules are the library's.
     :param bound: the job is cancelled when the connection ends of who began it.
     """
 
@@ -88,6 +90,7 @@ class Work:
     bound: bool = False
     needs: Needs = Needs.STORAGE
     check: Callable[[Any], None] | None = None
+    own: Callable[[Any, Any, bool], Begun] | None = None
 
 
 Handlers = Mapping[AnyProcedure, Query | Work]

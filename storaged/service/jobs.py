@@ -53,6 +53,10 @@ class Jobs:
             self._begun[begun.job.id] = begun.job
         begun.job.on_end(lambda: self._tell_end(begun))
 
+    def has_begun(self, number: int) -> bool:
+        """Tell whether a job under way is of this session."""
+        return number in self._begun
+
     def find(self, number: int) -> Job[Any]:
         """Return a job under way: of the engine, or a scan that this session has begun.
 

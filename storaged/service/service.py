@@ -14,7 +14,7 @@ from storaged.rpc.errors import RPCError
 from storaged.rpc.extension import Metric
 from storaged.rpc.program import EXTENSION, REMOTE, Access, AnyProcedure
 from storaged.rpc.unserved import refusal
-from storaged.service import extension, generic, pools, transfers, volumes
+from storaged.service import extension, generic, images, pools, transfers, volumes
 from storaged.service.identity import Identity
 from storaged.service.registrations import Notify
 from storaged.service.session import Session
@@ -39,6 +39,7 @@ class Service:
             **volumes.HANDLERS,
             **transfers.HANDLERS,
             **extension.HANDLERS,
+            **images.HANDLERS,
         }
         self._shared = Shared(driver, handlers, level, token)
         self._lock = threading.Lock()
@@ -80,6 +81,13 @@ class Service:
                 raise RPCError(f"unknown procedure: {number}")
             return found
         raise RPCError(f"Cannot find program {program} version 1")
+
+    def set_protect_backing(self, protect: bool) -> None:
+        """Say whether deletes through libvirt's program spare what other volumes need.
+
+        libvirt deletes it, so that is the default; storaged's own program never does.
+        """
+        self._shared.protect_backing = protect
 
     def add_metrics(self, metrics: Callable[[], Iterable[Metric]]) -> None:
         """Have further figures told beside those of the engine."""

@@ -95,14 +95,22 @@ class Session:
         return handler
 
     def begin(
-        self, work: Work, args: Record, *, force: bool = False, detach: bool = False
+        self,
+        work: Work,
+        args: Record,
+        *,
+        own: bool = False,
+        force: bool = False,
+        detach: bool = False,
     ) -> Begun:
         """Begin work that ends with the connection, if it is of that kind.
 
+        :param own: it was asked for through storaged's own program.
         :param force: go on although a virtual machine has the volume open.
         :param detach: the work goes on when the connection ends.
         """
-        begun = work.begin(self, args, force)
+        begin = work.own if own and work.own is not None else work.begin
+        begun = begin(self, args, force)
         if work.bound and not detach:
             self.jobs.bind(begun.job)
         return begun

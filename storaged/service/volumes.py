@@ -149,7 +149,7 @@ def _create(session: Session, args: PoolXMLArgs, _force: bool) -> Begun:
     driver.require_active(pool)
     request = driver.parse_volume(pool, args.xml, validate=bool(args.flags & _VALIDATE))
     job = driver.volume_create(pool, request, preallocate_metadata=bool(args.flags & _PREALLOCATE))
-    return Begun(job, _made)
+    return Begun(job, made)
 
 
 def _soon_begun(_session: Session, args: PoolXMLArgs) -> bool:
@@ -173,20 +173,29 @@ def _clone(session: Session, args: PoolCloneArgs, _force: bool) -> Begun:
         reflink=bool(args.flags & _REFLINK),
         preallocate_metadata=bool(args.flags & _PREALLOCATE),
     )
-    return Begun(job, _made)
+    return Begun(job, made)
 
 
-def _made(ref: VolumeRef) -> VolRet:
+def made(ref: VolumeRef) -> VolRet:
+    """Return the reply that names a new volume."""
     return VolRet(volume_record(ref))
 
 
 def _delete(session: Session, args: VolFlagsArgs, force: bool) -> Begun:
+    return _delete_with(session, args, force, protect=session.shared.protect_backing)
+
+
+def _delete_protected(session: Session, args: VolFlagsArgs, force: bool) -> Begun:
+    return _delete_with(session, args, force, protect=True)
+
+
+def _delete_with(session: Session, args: VolFlagsArgs, force: bool, *, protect: bool) -> Begun:
     driver = session.driver
     ref = volume_ref(driver, args.vol)
     if args.flags:
         driver.volume_path(ref)  # that there is none is said first
         refuse_unknown(args.flags, 0, "virStorageBackendVolDeleteLocal")
-    return Begun(driver.volume_delete(ref, force=force))
+    return Begun(driver.volume_delete(ref, force=force, protect=protect))
 
 
 def _resize(session: Session, args: VolResizeArgs, force: bool) -> Begun:
@@ -238,7 +247,7 @@ HANDLERS: Final[Handlers] = {
     rpc.VOL_GET_PATH: Query(_path, _known),
     rpc.VOL_CREATE_XML: Work(_create, _soon_begun, bound=True),
     rpc.VOL_CREATE_XML_FROM: Work(_clone, never, bound=True),
-    rpc.VOL_DELETE: Work(_delete, _known),
+    rpc.VOL_DELETE: Work(_delete, _known, own=_delete_protected),
     rpc.VOL_RESIZE: Work(_resize, _known),
     rpc.VOL_WIPE: Work(_wipe, _known, bound=True),
     rpc.VOL_WIPE_PATTERN: Work(_wipe_pattern, _known, bound=True),

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storaged.backend import Durability, Host, ImageSource
+from storaged.backend import PLAIN_CLONE, CloneOptions, Durability, Host, ImageSource
 from storaged.backends.dir import Dir
 from storaged.job import Job
 from storaged.model import Permissions, PoolDef, PoolType, VolumeDef, VolumeRecord
@@ -32,23 +33,38 @@ class Pool:
     def create(self, name: str, capacity: int = 0, **options: Any) -> VolumeRecord:
         prealloc = options.pop("preallocate_metadata", False)
         options.setdefault("allocation", 0)
+        secret = options.pop("secret", None)
         planned = self.backend.plan(
             VolumeDef(name, capacity, **options), preallocate_metadata=prealloc
         )
-        return self.backend.create(planned, new_job(), preallocate_metadata=prealloc)
+        return self.backend.create(planned, new_job(), preallocate_metadata=prealloc, secret=secret)
 
     def clone(
-        self, name: str, source: VolumeRecord, *, reflink: bool = False, **options: Any
+        self,
+        name: str,
+        source: VolumeRecord,
+        *,
+        reflink: bool = False,
+        how: CloneOptions = PLAIN_CLONE,
+        origin: Pool | None = None,
+        **options: Any,
     ) -> VolumeRecord:
         options.setdefault("allocation", 0)
-        planned = self.backend.plan_clone(VolumeDef(name, **options), source)
-        handle = self.backend.open_image(source)
-        try:
+        full = options.pop("preallocate_metadata", False)
+        planned = self.backend.plan_clone(
+            VolumeDef(name, **options), source, preallocate_metadata=full, options=how
+        )
+        with (origin or self).opened(source) as image:
             return self.backend.clone(
-                planned, ImageSource(source, handle), new_job(), reflink=reflink
+                planned, image, new_job(), reflink=reflink, preallocate_metadata=full, options=how
             )
-        finally:
-            handle.close()
+
+    @contextmanager
+    def opened(self, source: VolumeRecord) -> Iterator[ImageSource]:
+        """The source of a clone."""
+        with closing(self.backend.open_image(source)) as handle:
+            path = str(self.path / source.name)
+            yield ImageSource(source, handle, path, lambda: self.backend.open_disk(source))
 
     def refresh(self, known: dict[str, VolumeRecord] | None = None) -> dict[str, VolumeRecord]:
         return self.backend.refresh(known or {}, new_job()).volumes

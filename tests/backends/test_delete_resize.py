@@ -32,7 +32,7 @@ def delete(pool: Pool, record: VolumeRecord, *, force: bool = False) -> None:
     pool.backend.delete(record, new_job(), force=force)
 
 
-def resize(pool: Pool, record: VolumeRecord, capacity: int, **options: bool) -> VolumeRecord:
+def resize(pool: Pool, record: VolumeRecord, capacity: int, **options: Any) -> VolumeRecord:
     return pool.backend.resize(record, capacity, new_job(), **options)
 
 
@@ -173,7 +173,6 @@ def test_qcow2(pool: Pool, compat: str) -> None:
 @pytest.mark.parametrize(
     ("format", "capacity", "options", "text"),
     [
-        ("qcow2", MIB // 2, {"shrink": True}, "cannot be made smaller natively"),
         ("qcow2", 2 * MIB, {"allocate": True}, "preallocate is only supported for raw type volume"),
         ("vmdk", 2 * MIB, {}, "volumes of format 'vmdk' cannot be resized"),
         ("dir", 2 * MIB, {}, "volumes of format 'dir' cannot be resized"),
@@ -185,6 +184,33 @@ def test_what_cannot_be_resized(
     record = pool.create("disk", MIB, format=format)
     with pytest.raises(OperationUnsupported, match=text):
         resize(pool, record, capacity, **options)
+
+
+def test_qcow2_smaller(pool: Pool) -> None:
+    pool.create("disk", 64 * MIB, format="qcow2")
+    qemu.io(pool.path / "disk", "write -P 5 0 1M", "write -P 6 40M 8M")
+    before = pool.look("disk")
+    record = resize(pool, before, 32 * MIB, shrink=True)
+    assert record.capacity == 32 * MIB
+    assert record.allocation < before.allocation - 7 * MIB
+    qemu.io(pool.path / "disk", "read -P 5 0 1M", "read -P 0 1M 31M")
+    qemu.check(pool.path / "disk")
+    grown = resize(pool, record, 64 * MIB)
+    qemu.io(pool.path / "disk", "read -P 0 40M 8M")
+    assert grown.capacity == 64 * MIB
+
+
+@pytest.mark.slow
+def test_what_qemu_resizes(pool: Pool) -> None:
+    """An image with bitmaps, which have to grow with it, and one of a format that is not ours."""
+    pool.create("disk", 4 * MIB, format="qcow2", compat="1.1")
+    qemu.run("qemu-img", "bitmap", "--add", pool.path / "disk", "changed")
+    pool.create("old", 4 * MIB, format="qed")
+    for name in ("disk", "old"):
+        assert resize(pool, pool.look(name), 8 * MIB).capacity == 8 * MIB
+    qemu.check(pool.path / "disk")
+    with pytest.raises(OperationUnsupported, match="qed volume 'old' cannot be made smaller"):
+        resize(pool, pool.look("old"), MIB, shrink=True)
 
 
 @pytest.mark.slow
@@ -225,7 +251,7 @@ def test_replaced_between_the_look_and_the_lock(
     before = (pool.path / "image").read_bytes()
     monkeypatch.setattr(imagelock, "hold", hold)
     try:
-        with pytest.raises(OperationUnsupported, match="cannot be made smaller natively"):
+        with pytest.raises(OperationInvalid, match="is of format qcow2 by now, not raw"):
             resize(pool, record, MIB // 2, shrink=True)
     finally:
         os.close(image)

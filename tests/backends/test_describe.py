@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storaged.backends._describe import backing_path, without_credentials
 from storaged.errors import NoSuchVolume
 from tests.backends.conftest import Pool
 from tests.formats import qemu
@@ -106,44 +105,3 @@ def test_no_header_breaks_a_listing(pool: Pool, magic: bytes, rest: bytes, fill:
     told = pool.backend.describe(record)
     assert 0 <= told.capacity < 1 << 63
     assert told.path == str(pool.path / "disk")
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        (b"/abs/x:y", "/abs/x:y"),
-        (b"base", "/p/base"),
-        (b"sub/../base", "/p/sub/../base"),
-        (b"./a:b", "/p/./a:b"),
-        (b"a:b", None),
-        (b"nbd://host/x", None),
-        (b"json:{}", None),
-        (b"", None),
-        (b"a\nb", None),
-        (b"a\xffb", None),
-    ],
-)
-def test_what_is_a_local_name(name: bytes, path: str | None) -> None:
-    assert backing_path(name, "/p") == path
-
-
-@pytest.mark.parametrize(
-    ("text", "clean"),
-    [
-        ("https://ann:pw@host/x", "https://host/x"),
-        ("https://host/a@b", "https://host/a@b"),
-        ("rbd:pool/img:id=admin:key=AQ==:mon_host=m", "rbd:pool/img:id=admin:mon_host=m"),
-        ("nbd:host:10809:exportname=x", "nbd:host:10809:exportname=x"),
-        (
-            'json:{"driver": "https", "url": "https://u:p@h/x", "password-secret": "s"}',
-            'json:{"driver": "https", "url": "https://h/x"}',
-        ),
-        ('json:{"a": [{"password": 1}, "ftp://u@h/"]}', 'json:{"a": [{}, "ftp://h/"]}'),
-        ('json:{"driver":"nbd" , "host":"h"}', 'json:{"driver":"nbd" , "host":"h"}'),
-        ('json:{"a":{"password":"s"},"a":1}', "json:"),
-        ("json:{broken ann:pw@", "json:"),
-        ("json:" + "[" * 100_000, "json:"),
-    ],
-)
-def test_credentials_are_not_told(text: str, clean: str) -> None:
-    assert without_credentials(text) == clean

@@ -6,13 +6,14 @@ import os
 import pwd
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from storaged.backend import WipeAlgorithm
 from storaged.backends._record import update_allocation
-from storaged.errors import Cancelled, SystemFailure
+from storaged.errors import Cancelled, OperationUnsupported, SystemFailure
 from storaged.model import VolumeType
 from tests.backends.conftest import Pool, make_pool, new_job
 from tests.formats import qemu
@@ -114,6 +115,35 @@ def test_link_to_a_block_device_is_listed_as_a_file(pool: Pool, tmp_path: Path) 
         assert (after.format, after.capacity) == ("raw", 4 << 20)
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.mark.parametrize(
+    "goal", ["/proc/self/mem", "/proc/version", "/proc/kmsg", "/sys/kernel/uevent_seqnum"]
+)
+def test_links_into_the_kernel(pool: Pool, goal: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel makes up as it is read is not even opened."""
+    if not Path(goal).exists():
+        pytest.skip(f"this kernel has no {goal}")
+    (pool.path / "link").symlink_to(goal)
+    qemu.create(pool.path / "disk", 1 << 20)
+    record = replace(pool.look("disk"), name="link")
+    real = os.open
+    opened: list[int] = []
+    there = Path(goal).resolve()
+
+    def watching(path: str, flags: int, *args: int, **options: int) -> int:
+        fd = real(path, flags, *args, **options)
+        if not flags & os.O_PATH and Path(f"/proc/self/fd/{fd}").readlink() == there:
+            opened.append(fd)
+        return fd
+
+    monkeypatch.setattr(os, "open", watching)
+    assert list(pool.refresh()) == ["disk"]
+    assert pool.backend.look("link", None) is None
+    for writable in (False, True):
+        with pytest.raises(OperationUnsupported, match="leads to a file of the kernel's own"):
+            pool.backend.open_image(record, writable=writable)
+    assert opened == []
 
 
 def test_what_is_no_volume_is_passed_over(pool: Pool) -> None:

@@ -8,12 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import daemons, memory, programs, scans, transfers, volumes
+from tests.bench import daemons, formats, memory, programs, scans, transfers, volumes
 from tests.bench.measure import Report, file_system
 
 GROUPS = {
     "programs": programs.run,
     "scans": scans.run,
+    "formats": formats.run,
     "volumes": volumes.run,
     "transfers": transfers.run,
     "memory": memory.run,

@@ -29,14 +29,14 @@ class Row:
     unit: str = "ms"
     #: "full", "none", or "" where nothing is written
     durability: str = ""
-    #: the same work by libvirt's C daemon
+    #: the same work by libvirt's C daemon, or by qemu-img
     reference: float | None = None
     #: what the median must not exceed
     goal: float | None = None
 
     @property
     def ratio(self) -> float | None:
-        """How long it took, as a share of the C daemon's time."""
+        """How long it took, as a share of the others' time."""
         return None if self.reference is None else self.median / self.reference
 
     @property
@@ -56,7 +56,7 @@ class Report:
         """Print the names of the columns."""
         print(
             f"{'':<46} {'fsync':<5} {'median':>9} {'least':>9} {'n':>5} "
-            f"{'':<4} {'libvirtd':>8} {'ratio':>5} {'goal':>7}",
+            f"{'':<4} {'others':>8} {'ratio':>5} {'goal':>7}",
             file=self.stream,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import daemons, images, memory, programs, scans, transfers, volumes
+from tests.bench import daemons, formats, images, memory, programs, scans, transfers, volumes
 from tests.bench.__main__ import GROUPS
 from tests.bench.measure import Report, Row, file_system
 
@@ -58,6 +58,12 @@ def test_group_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(volumes, "CREATES", 3)
     monkeypatch.setattr(volumes, "CLONE_SIZE", 2 << 20)
     monkeypatch.setattr(transfers, "SIZE", 2 << 20)
+    monkeypatch.setattr(formats, "CREATES", 2)
+    monkeypatch.setattr(formats, "PROBES", 2)
+    monkeypatch.setattr(formats, "ROUNDS", 1)
+    for size in ("CONVERT_SIZE", "COMPRESSED_SIZE"):
+        monkeypatch.setattr(formats, size, 16 << 20)
+    monkeypatch.setattr(formats, "CHECK_SIZE", 1 << 30)
     monkeypatch.setattr(programs, "ROUNDS", 1)
     monkeypatch.setattr(memory, "COUNT", 20)
     monkeypatch.setattr(daemons, "ROUNDS", 1)

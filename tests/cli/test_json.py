@@ -50,7 +50,7 @@ def test_volumes(pool: Ctl):
     assert made["volume"]["capacity"] == 1 << 20
     assert made["volume"]["format"] == "qcow2"
     assert pool.json("vol", "list", "t") == [made["volume"]]
-    assert pool.json("vol", "info", "t/a") == made["volume"]
+    assert pool.json("vol", "info", "t/a") == {**made["volume"], "used_by": []}
     path = str(pool.images / "a")
     assert pool.json("vol", "path", "t/a") == {"path": path}
     assert pool.json("vol", "key", "t/a") == {"key": path}

@@ -320,3 +320,18 @@ def test_nobody_there(tmp_path: Path):
     with pytest.raises(storaged.SystemFailure) as nobody:
         storaged.connect(f"storage:///system?socket={tmp_path}/none")
     assert nobody.value.errno == 2
+
+
+def test_who_needs_a_volume(remote: Storage, images: Pool):
+    base = images.create("base", "1 MiB", allocation=0)
+    images.create("top", "1 MiB", format="qcow2", backing=base.path, backing_format="raw")
+    if is_plain(remote):
+        assert base.users() == []  # libvirt does not tell, and deletes it
+        base.delete()
+        return
+    assert [user.name for user in base.users()] == ["top"]
+    with pytest.raises(storaged.OperationInvalid) as caught:
+        base.delete()
+    assert f"{images.name}/top" in (caught.value.advice or "")
+    base.delete(force=True)
+    assert images.names() == ["top"]

@@ -94,6 +94,11 @@ def test_values_are_typed() -> None:
     assert (found.auth_unix_ro, found.max_clients, found.unix_sock_group) == (Auth.NONE, 7, "disk")
     assert (found.keepalive_interval, found.log_filters) == (-1, "1:rpc")
     assert found.where("max_clients") == "f: line 4: "
+    assert (found.protect_backing, read("protect_backing = 1", "f").settings.protect_backing) == (
+        *(0, 1),
+    )
+    with pytest.raises(ConfigError, match="'protect_backing' must be 0 or 1"):
+        read("protect_backing = 2", "f")
 
 
 def test_unknown_settings_are_reported_with_their_line() -> None:

@@ -7,7 +7,16 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from storaged.rpc import admin, extension, remote, remoteerror, storage, streams, typedparam
+from storaged.rpc import (
+    admin,
+    extension,
+    images,
+    remote,
+    remoteerror,
+    storage,
+    streams,
+    typedparam,
+)
 from storaged.rpc.record import Nested, Record
 from storaged.rpc.typedparam import ParamType, Typed
 from storaged.rpc.xdr import Array, Chars, Double, Fixed, Maybe, Number, Opaque, Text, Type
@@ -15,6 +24,7 @@ from storaged.rpc.xdr import Array, Chars, Double, Fixed, Maybe, Number, Opaque,
 MODULES: tuple[ModuleType, ...] = (
     admin,
     extension,
+    images,
     remote,
     remoteerror,
     storage,

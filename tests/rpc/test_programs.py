@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storaged.errors import Unsupported
-from storaged.rpc import admin, extension, keepalive, program, remote, storage, unserved
+from storaged.rpc import admin, extension, images, keepalive, program, remote, storage, unserved
 from storaged.rpc.packet import VERSION, Header, Kind
 from storaged.rpc.program import Access, AnyProcedure
 from storaged.rpc.record import Record, Void
@@ -179,8 +179,10 @@ def test_procedures(name: str) -> None:
 
 def test_no_procedure_is_left_out() -> None:
     """Each stands under its own number: none hides another of the same number."""
-    for module, procedures in ((admin, admin.PROCEDURES), (extension, extension.PROCEDURES)):
-        declared = [v for v in vars(module).values() if isinstance(v, program.Procedure)]
+    parts = (((admin,), admin.PROCEDURES), ((extension, images), extension.PROCEDURES))
+    for modules, procedures in parts:
+        found = [value for module in modules for value in vars(module).values()]
+        declared = [value for value in found if isinstance(value, program.Procedure)]
         assert len(declared) == len(procedures)
         assert set(procedures) == set(range(1, len(procedures) + 1))
     assert len(storage.PROCEDURES) == 47

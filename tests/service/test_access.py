@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from storaged.rpc import extension, remote
+from storaged.rpc import extension, images, remote
 from storaged.rpc import storage as rpc
+from storaged.rpc.extension import CallFlag
 from storaged.rpc.program import Access, AnyProcedure
 from storaged.rpc.record import Record
 from storaged.rpc.remoteerror import RemoteError
@@ -102,7 +103,10 @@ def test_readers_may_not_through_another_call(service: Service) -> None:
     error = peer.error(extension.CALL, rpc.POOL_DESTROY.number, args, 0)
     assert (error.code, error.str2) == (29, "read only access prevents virStoragePoolDestroy")
     error = peer.error(extension.JOB_BEGIN, rpc.POOL_DESTROY.number, args, 0)
-    assert (error.code, error.str2) == (29, "read only access prevents storagedJobBegin")
+    assert (error.code, error.str2) == (29, "read only access prevents virStoragePoolDestroy")
+    own = images.VolRebaseArgs(StorageVol("p", "v", ""), None, None).pack()
+    error = peer.error(extension.JOB_BEGIN, images.VOL_REBASE.number, own, int(CallFlag.OWN))
+    assert (error.code, error.str2) == (29, "read only access prevents storagedVolRebase")
 
 
 @pytest.mark.parametrize("procedure", SERVED, ids=repr)
@@ -133,9 +137,13 @@ FLAGS: dict[AnyProcedure, tuple[int, str]] = {
     rpc.VOL_RESIZE: (7, "storageVolResize"),
     rpc.VOL_UPLOAD: (1, "storageVolUpload"),
     rpc.VOL_DOWNLOAD: (1, "storageVolDownload"),
-    extension.CALL: (3, "storagedCall"),
+    extension.CALL: (7, "storagedCall"),
     extension.POOL_LIST: (0xFFFFF, "storagedPoolList"),
     extension.POOL_FACTS: (3, "storagedPoolFacts"),
+    images.VOL_REBASE: (1, "storagedVolRebase"),
+    images.VOL_CREATE: (5, "storagedVolCreate"),
+    images.VOL_CLONE: (7, "storagedVolClone"),
+    images.VOL_RESIZE: (7, "storagedVolResize"),
 }
 #: These know flags by the type of the pool only.
 BY_TYPE: dict[AnyProcedure, tuple[int, str]] = {

@@ -119,6 +119,8 @@ def values(name: str, code: str, optional: bool) -> st.SearchStrategy[Any]:
         "uuid": st.binary(min_size=16, max_size=16),
         "args": BYTES,
         "data": BYTES,
+        "secret": BYTES,
+        "source_secret": BYTES,
         "params": st.just(()),
         "policy": st.builds(
             extension.Policy, *[st.none() | st.integers(0, 2**32 - 1) for _ in range(3)]

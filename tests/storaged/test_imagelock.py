@@ -151,8 +151,51 @@ def test_holder_in_words() -> None:
 
 def test_nobody_to_be_seen(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imagelock, "holders", lambda *_args: ())
-    advice = busy(fd, "x").advice or ""
+    with hold(fd, "x"):
+        advice = busy(fd, "x").advice or ""
     assert f"by this process (pid {os.getpid()}) itself, or by one that cannot be seen" in advice
+    assert "by a program of another host." in (busy(fd, "x").advice or "")
+    fcntl.lockf(fd, fcntl.LOCK_EX, 1, 100)  # a lock of the older kind tells whose it is
+    assert f"by pid {os.getpid()}." in (busy(fd, "x").advice or "")
+    fcntl.lockf(fd, fcntl.LOCK_UN, 1, 100)
+
+
+def test_who_locks_is_named_and_not_who_reads(
+    image: Path, fd: int, storage_daemon: Callable[..., int]
+) -> None:
+    pid = storage_daemon(image)
+    argv = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    reader = os.open(image, os.O_RDWR)
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(reader,)
+    ) as process:
+        os.close(reader)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        status = image.stat()
+        found = {user.pid: user.locking for user in holders(status.st_dev, status.st_ino)}
+        assert found == {os.getpid(): False, process.pid: False, pid: True}
+        advice = busy(fd, "disk").advice or ""
+        assert f"(pid {pid})" in advice
+        assert str(process.pid) not in advice
+        process.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "lock"),
+    [
+        ("1: OFDLCK ADVISORY  READ -1 fe:00:2180011 100 101", (-1, 2180011)),
+        ("lock:\t1: POSIX  ADVISORY  WRITE 812 00:2e:77 0 EOF", (812, 77)),
+        ("2: FLOCK  ADVISORY  WRITE 5 00:2e:77 0 EOF", None),
+        ("3: POSIX  ADVISORY  WRITE 812 00:2e:77 104 199", None),
+        ("3: -> POSIX  ADVISORY  WRITE 812 00:2e:77 100 100", None),
+        ("nonsense", None),
+        ("", None),
+    ],
+)
+def test_lines_of_the_kernel(line: str, lock: tuple[int, int] | None) -> None:
+    assert imagelock._parse_lock(line) == lock
 
 
 def test_file_system_without_locks(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
