@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ _MKFS = {
 }
 
 LoopMount = Callable[..., Path]
+
+#: Seconds to wait for what the kernel does in the end.
+_PATIENCE = 10
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,9 +50,15 @@ def _no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail at the end if a mount or a loop device on one of our files is left."""
     base = tmp_path_factory.getbasetemp().resolve()
     yield
-    left = [line for line in _mounts() if _below(line, base)]
-    left += [line for line in _loop_files() if _below(line, base)]
-    assert not left, f"left behind: {left}"
+
+    def left() -> list[str]:
+        return [line for line in (*_mounts(), *_loop_files()) if _below(line, base)]
+
+    # The kernel lets go of a loop device a moment after the last who held it open.
+    deadline = time.monotonic() + _PATIENCE
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left(), f"left behind: {left()}"
 
 
 @pytest.fixture

@@ -37,8 +37,8 @@ _LIMITS: Final = {"AS": 3 << 30, "NOFILE": 1024, "CORE": 0}
 _SCRATCH: Final = 1 << 20
 #: What a job fails with that measures how long a passphrase takes, on a host that is too busy ...
 _TOO_BUSY: Final = "Unable to get accurate CPU usage"
-#: ... and how often it is tried.
-_TRIES: Final = 3
+#: ... and how often it is tried: each time is a throw of dice, and short if it fails.
+_TRIES: Final = 20
 #: How long a daemon that was told to quit may take, in seconds: it writes what it has cached.
 _QUIT_PATIENCE: Final = 60.0
 #: How long one that has hung up may take to be gone, in seconds.

@@ -14,7 +14,7 @@ def create(path: Path, size: int | str, *options: str, passphrase: str = "word")
         "qemu-img", "create", "-q", "--object", f"secret,id=s,data={passphrase}", "-f", "luks",
         "-o", ",".join(("key-secret=s", "iter-time=10", *options)), str(path), str(size),
     ]  # fmt: skip
-    for _ in range(8):
+    for _ in range(30):
         made = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if made.returncode == 0:
             return path
