@@ -21,7 +21,7 @@ from storaged.formats.file import FileHandle
 from storaged.formats.handle import Handle
 from storaged.formats.image import ImageInfo, ImageState
 from storaged.imagebackend import ChangesHeaders
-from storaged.imaging import HeaderChange
+from storaged.imaging import HeaderChange, check_compat
 from storaged.job import Job
 from storaged.model import BackingStore, VolumeDef, VolumeRecord
 from storaged.references import ReferenceKind, refer
@@ -131,6 +131,8 @@ class AmendsFiles(ReadsChains, ChangesHeaders):
         :param confirms: an operator has said what the image refers to.
         """
         now = self.read_again(directory, volume.name, volume)
+        if now.image is None and now.problem is not None:  # whoever opens it is told why
+            os.close(self.open_fd(directory, now, writable=False))
         _check_qcow2(now, doing)
         path = self.path_of(volume.name)
         with (
@@ -185,8 +187,10 @@ def _check_known(format: str) -> None:
 def _version(volume: VolumeRecord, change: HeaderChange) -> int | None:
     """Return the version that a header is to have, None if it stays.
 
+    :raise InvalidArgument: there is no such version.
     :raise ConfigUnsupported: that takes more than the header.
     """
+    check_compat(change.compat)
     if change.compat is None:
         return None
     if change.compat == "1.1":

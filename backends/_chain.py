@@ -41,6 +41,16 @@ class ReadsChains(OpensImages, FollowsChains):
             with system_errors(f"Failed to inspect volume with path '{self.path_of(volume.name)}'"):
                 return self._walked(walk, directory, volume, format)
 
+    def chain_of(self, directory: int, fd: int, volume: VolumeRecord) -> Chain:
+        """Return the chain of a volume that is open, as `chain` does of its name.
+
+        :param volume: what was just read of it.
+        :raise OSError: it cannot be read.
+        """
+        with ExitStack() as files:
+            walk = _Walk(self.target, directory, files, locked=False)
+            return walk.run(walk.keep(os.dup(fd)), volume.name, volume.format or "raw", volume)
+
     def open_disk(self, volume: VolumeRecord, *, format: str | None = None) -> Handle:
         path = self.path_of(volume.name)
         with (
@@ -171,7 +181,7 @@ class _Walk:
                 Level.NOTE, f"its backing chain takes more than {MAX_SECONDS:.0f} s to look at"
             )
         reference = refer(backing.name, place.folder, self._target)
-        why = obstacle(backing, reference)
+        why = obstacle(backing, reference, self.layers[-1].link.format)
         if why is not None:
             raise _EndError(why.level, why.text)
         found = self._place_of(reference, place)

@@ -79,12 +79,13 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
             if is_folder or volume.format == "dir":
                 raise OperationUnsupported(f"directory volume '{source.name}' cannot be cloned")
             check_sound(source, "cloned")
+            _check_locked(volume, source, options)
             volume = _with_defaults(volume, source, options)
+            if preallocate_metadata:
+                _check_preallocation(volume, source, options)
             volume = _with_backing(volume, source.image, options.backing)
             if volume.backing is not None and not _keeps(volume, source.image):
                 volume = settle_backing(volume, directory, self.target)
-        if preallocate_metadata:
-            _check_preallocation(volume, source, options)
         from storaged.backends import _content
 
         _content.check(volume, compress=options.compress)
@@ -179,6 +180,25 @@ def _fill(
         raw.fill_holes(target, target.size(), job.checkpoint)
 
 
+def _check_locked(volume: VolumeDef, source: VolumeRecord, options: CloneOptions) -> None:
+    """Refuse to take the ciphertext of a raw volume for the data of a guest.
+
+    Copied to another raw volume it is what it was: the container, with its passphrases.
+
+    :raise ConfigUnsupported: the passphrase is needed.
+    """
+    image = source.image
+    if source.format != "raw" or image is None or image.encryption is None:
+        return
+    copied = volume.format in _RAW and volume.encryption is None
+    if not copied and options.source_secret is None:
+        raise ConfigUnsupported(
+            f"volume '{source.name}' is encrypted ({image.encryption}): its passphrase is needed"
+            f" for a clone that is not a copy of the container",
+            advice="storagectl takes it from a file: --source-secret-file PATH",
+        )
+
+
 def _with_defaults(volume: VolumeDef, source: VolumeRecord, options: CloneOptions) -> VolumeDef:
     """Return a request with what it does not say: as the source has it, where that fits."""
     kind = volume.format or source.format or "raw"
@@ -214,7 +234,7 @@ def _check_preallocation(volume: VolumeDef, source: VolumeRecord, options: Clone
         raise ConfigUnsupported("metadata preallocation is not supported for raw volumes")
     if volume.format != "qcow2":
         raise ConfigUnsupported("metadata preallocation only available with qcow2")
-    if volume.backing is not None:
+    if volume.backing is not None or options.backing is CloneBacking.KEEP:
         raise ConfigUnsupported("metadata preallocation conflicts with backing store")
     if options.compress is not None:
         raise ConfigUnsupported("metadata preallocation conflicts with compression")

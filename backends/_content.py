@@ -56,7 +56,7 @@ def check(
     """
     kind = volume.format
     if kind == "dir" or kind not in (*NATIVE_FORMATS, *FOREIGN_FORMATS):
-        raise not_made(str(kind))
+        raise not_made(str(kind), filled=True)
     if subformat is not None and kind != "vmdk":
         raise ConfigUnsupported("subformats are only available with vmdk")
     if subformat not in (None, *SUBFORMATS):

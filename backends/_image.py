@@ -16,12 +16,18 @@ from storaged.backends._scan import ScansDirectory, look_at
 from storaged.concerns import dangers
 from storaged.errors import (
     ConfigUnsupported,
+    InvalidSecret,
     NoSuchVolume,
     OperationInvalid,
     OperationUnsupported,
     system_errors,
 )
-from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
+from storaged.formats.errors import (
+    CorruptImage,
+    FormatError,
+    UnsupportedFormat,
+    WrongPassphrase,
+)
 from storaged.model import VolumeRecord, VolumeType
 
 _WRITE_FLAGS = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -132,6 +138,7 @@ def format_errors(volume: str) -> Iterator[None]:
     :param volume: its name.
     :raise OperationUnsupported: the code does not do it.
     :raise OperationInvalid: the image is damaged.
+    :raise InvalidSecret: the passphrase does not open it.
     :raise ConfigUnsupported: the format does not allow it.
     """
     try:
@@ -140,5 +147,7 @@ def format_errors(volume: str) -> Iterator[None]:
         raise OperationUnsupported(f"volume '{volume}': {err}") from err
     except CorruptImage as err:
         raise OperationInvalid(f"volume '{volume}' is damaged: {err}") from err
+    except WrongPassphrase as err:
+        raise InvalidSecret(f"volume '{volume}': {err}") from err
     except FormatError as err:
         raise ConfigUnsupported(f"volume '{volume}': {err}") from err

@@ -173,11 +173,16 @@ def _check_options(volume: VolumeDef, *, preallocate_metadata: bool) -> None:
             raise ConfigUnsupported("metadata preallocation conflicts with backing store")
 
 
-def not_made(kind: str) -> ConfigUnsupported:
-    """Return the error for a format that can only be read."""
+def not_made(kind: str, *, filled: bool = False) -> ConfigUnsupported:
+    """Return the error for a format that can only be read.
+
+    :param filled: a copy was to be made of that format, which no directory can be.
+    """
+    made = [each for each in (*NATIVE_FORMATS, *FOREIGN_FORMATS) if not (filled and each == "dir")]
+    what = "filled with the content of another" if filled and kind == "dir" else "created"
     return ConfigUnsupported(
-        f"volumes of format '{kind}' cannot be created",
-        advice=f"What can be is {', '.join((*NATIVE_FORMATS, *FOREIGN_FORMATS))}.",
+        f"volumes of format '{kind}' cannot be {what}",
+        advice=f"What can be is {', '.join(made)}.",
     )
 
 

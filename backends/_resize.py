@@ -9,7 +9,8 @@ from typing import Any
 
 from storaged.backend import Resizes
 from storaged.backends._backing import backing_size
-from storaged.backends._image import OpensImages, check_sound, format_errors
+from storaged.backends._chain import ReadsChains
+from storaged.backends._image import check_sound, format_errors
 from storaged.errors import InvalidArgument, OperationInvalid, OperationUnsupported, system_errors
 from storaged.formats import raw
 from storaged.formats.errors import UnsupportedFormat
@@ -22,7 +23,7 @@ from storaged.model import VolumeRecord
 _SECTOR = 512
 
 
-class ResizesFiles(OpensImages, Resizes):
+class ResizesFiles(ReadsChains, Resizes):
     """Raw and qcow2 volumes grow and shrink, qed volumes grow."""
 
     def resize(
@@ -103,7 +104,7 @@ class ResizesFiles(OpensImages, Resizes):
             if capacity < now.capacity:
                 _writers.shrink(handle, capacity, job.checkpoint)
             else:
-                _writers.grow(handle, capacity, backing_size(now.image, directory, self.target))
+                _writers.grow(handle, capacity, self._backing_size(directory, handle, now))
         except UnsupportedFormat:
             fd = handle.fileno()
             if fd is None or not _is_alone(now):
@@ -112,6 +113,24 @@ class ResizesFiles(OpensImages, Resizes):
 
             file = qsd.ImageFile(fd, writable=True)
             qsd.resize(qsd.Image(file, now.format or "raw", secret=secret), capacity, job)
+
+    def _backing_size(self, directory: int, handle: FileHandle, now: VolumeRecord) -> int | None:
+        """Return the virtual size of the backing image; None if there is none, or it is not known.
+
+        :raise OperationInvalid: something of the chain is a danger.
+        """
+        fd = handle.fileno()
+        if fd is None or now.image is None or now.image.backing is None:
+            return None
+        chain = self.chain_of(directory, fd, now)
+        if chain.dangers:
+            raise OperationInvalid(
+                f"volume '{now.name}' cannot be resized: {chain.dangers[0]}",
+                advice="It can be downloaded and deleted.",
+            )
+        if len(chain.links) > 1:
+            return chain.links[1].capacity
+        return backing_size(now.image, directory, self.target)
 
 
 def _checked(volume: VolumeRecord, capacity: int, *, allocate: bool, shrink: bool) -> int:

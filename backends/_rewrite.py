@@ -14,7 +14,7 @@ from storaged.backends._create import CreatesFiles
 from storaged.backends._image import check_sound, format_errors
 from storaged.backends._newfile import new_file, part_name
 from storaged.backends._plan import check_rest
-from storaged.backends._record import MARK, mark_raw, stamp_of
+from storaged.backends._record import MARK, mark_raw, owner_name, stamp_of
 from storaged.errors import (
     ConfigUnsupported,
     InvalidArgument,
@@ -26,7 +26,7 @@ from storaged.errors import (
 from storaged.formats.file import FileHandle
 from storaged.formats.image import ImageInfo
 from storaged.imagebackend import RewritesImages
-from storaged.imaging import ConvertOptions
+from storaged.imaging import ConvertOptions, check_compat
 from storaged.job import Job
 from storaged.model import BackingStore, Encryption, VolumeDef, VolumeRecord, VolumeType
 
@@ -65,6 +65,8 @@ class RewritesFiles(CreatesFiles, ReadsChains, RewritesImages):
             now = self.record_of(fd, name)
             planned = _planned(now, options, force=force)
             status = _check_name(directory, name, fd, force=force)
+            if not force:
+                _check_owner(name, status)
         part = part_name(self.host.id, job.id)
         with (
             system_errors(f"cannot convert file '{self.path_of(name)}'"),
@@ -75,7 +77,7 @@ class RewritesFiles(CreatesFiles, ReadsChains, RewritesImages):
                 handle = FileHandle(fd, owned=False)
                 source = ImageSource(now, handle, path, lambda: self.open_disk(now))
                 self._fill_anew(source, planned, file.fd, options, job)
-            self._take_over(fd, file.fd, status)
+            _take_over(fd, file.fd, status, force=force)
             if planned.format == "raw" and planned.encryption is None:
                 mark_raw(file.fd)
             self.sync(file.fd, options.durability)
@@ -120,20 +122,43 @@ class RewritesFiles(CreatesFiles, ReadsChains, RewritesImages):
                 checkpoint=job.checkpoint,
             )
 
-    def _take_over(self, old: int, new: int, status: os.stat_result) -> None:
-        """Give the new file owner, mode and labels of the old one.
 
-        :raise OSError: the kernel refused the owner or the mode.
-        """
-        own = os.fstat(new)
-        if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid) and not self.host.session:
+def _take_over(old: int, new: int, status: os.stat_result, *, force: bool) -> None:
+    """Give the new file owner, mode and labels of the old one.
+
+    :param force: what we may not give away stays ours, without the bits that lend our rights.
+    :raise OSError: the kernel refused the owner or the mode.
+    """
+    own = os.fstat(new)
+    mode = stat.S_IMODE(status.st_mode)
+    if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
+        try:
             os.fchown(new, status.st_uid, status.st_gid)
-        os.fchmod(new, stat.S_IMODE(status.st_mode))
-        with suppress(OSError):  # the file system has none
-            for attribute in os.listxattr(old):
-                if attribute.startswith(_ATTRIBUTES) and attribute != MARK:
-                    with suppress(OSError):  # ours is not to set it
-                        os.setxattr(new, attribute, os.getxattr(old, attribute))
+        except PermissionError:
+            if not force:
+                raise
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+    os.fchmod(new, mode)
+    with suppress(OSError):  # the file system has none
+        for attribute in os.listxattr(old):
+            if attribute.startswith(_ATTRIBUTES) and attribute != MARK:
+                with suppress(OSError):  # ours is not to set it
+                    os.setxattr(new, attribute, os.getxattr(old, attribute))
+
+
+def _check_owner(name: str, status: os.stat_result) -> None:
+    """Refuse to replace the file of somebody else by one that would be ours.
+
+    :raise OperationInvalid: only root could keep the owner.
+    """
+    own = os.geteuid()
+    if own == 0 or (status.st_uid == own and status.st_gid in (os.getegid(), *os.getgroups())):
+        return
+    raise OperationInvalid(
+        f"volume '{name}' belongs to {owner_name(status.st_uid)}, and its owner and group could"
+        " not be kept",
+        advice="If the new image may belong to the user who converts it: --force",
+    )
 
 
 def _planned(volume: VolumeRecord, options: ConvertOptions, *, force: bool) -> VolumeDef:
@@ -143,6 +168,7 @@ def _planned(volume: VolumeRecord, options: ConvertOptions, *, force: bool) -> V
     """
     from storaged.backends import _content
 
+    check_compat(options.compat)
     if volume.type is not VolumeType.FILE:
         raise OperationUnsupported(f"volume '{volume.name}' is no file: it cannot be converted")
     check_sound(volume, "converted")
@@ -204,9 +230,12 @@ def _backing(volume: VolumeRecord, image: ImageInfo | None) -> BackingStore | No
     if image is None or image.backing is None:
         return None
     if image.backing.format is None:
+        what = f"the format of the backing file of volume '{volume.name}' is not recorded"
+        if image.format != "qcow2":
+            raise ConfigUnsupported(f"{what}, and {image.format} has no place for it")
         raise ConfigUnsupported(
-            f"the format of the backing file of volume '{volume.name}' is not recorded",
-            advice="Record it with vol rebase --set-backing-format, or take the data in: --flatten",
+            what,
+            advice="Record it with vol rebase --set-backing-format, then convert.",
         )
     return BackingStore(os.fsdecode(image.backing.name), image.backing.format)
 

@@ -54,11 +54,16 @@ def write(
         qcow2_create.create(handle, qcow2_options(volume, preallocate_metadata), checkpoint)
 
 
-def write_empty(handle: FileHandle, image: ImageInfo, name: str) -> None:
-    """Put an empty image like *image* in place of what is in the file."""
+def write_empty(
+    handle: FileHandle, image: ImageInfo, name: str, parent: vmdk_create.Parent | None = None
+) -> None:
+    """Put an empty image like *image* in place of what is in the file.
+
+    :param parent: what a vmdk over a backing file has to know of it.
+    """
     handle.truncate(0)
     if image.format == "vmdk":
-        vmdk_create.create(handle, image.capacity, name=name)
+        vmdk_create.create(handle, image.capacity, name=name, parent=parent)
         return
     features = image.features or frozenset()
     options = CreateOptions(

@@ -16,3 +16,7 @@ class UnsupportedFormat(FormatError):
 
 class CorruptImage(FormatError):
     """The image contradicts itself or its file's size."""
+
+
+class WrongPassphrase(FormatError):
+    """No key slot of an encrypted image opens with the passphrase."""

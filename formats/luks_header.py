@@ -9,7 +9,8 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from storaged.formats.errors import CorruptImage, FormatError, UnsupportedFormat
+from storaged.formats.errors import CorruptImage, UnsupportedFormat
+from storaged.formats.errors import WrongPassphrase as WrongPassphrase
 from storaged.formats.handle import Handle
 from storaged.formats.luks import (
     KEY_ENABLED,
@@ -32,10 +33,6 @@ MAX_ITERATIONS = 100_000_000
 DIGEST_BYTES = 20
 #: Header and slots together.
 LENGTH = LuksHeader.length() + KEY_SLOTS * KeySlot.length()
-
-
-class WrongPassphrase(FormatError):
-    """No key slot opens with the passphrase that was given."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,8 @@ from enum import StrEnum
 from storaged.formats.image import BackingRef, ImageInfo, ImageState
 from storaged.references import Reference, ReferenceKind, refer
 
-_UNRECORDED = (
-    "the format of its backing file is not recorded: "
-    "storagectl vol rebase POOL/VOLUME --set-backing-format FORMAT"
-)
+_UNRECORDED = "the format of its backing file is not recorded"
+_RECORD_IT = "storagectl vol rebase POOL/VOLUME --set-backing-format FORMAT"
 _KINDS = {
     ReferenceKind.NETWORK: "on a network",
     ReferenceKind.JSON: "a json: description",
@@ -73,15 +71,19 @@ def dangers(found: Iterable[Concern]) -> list[str]:
     return [concern.text for concern in found if concern.level is Level.DANGER]
 
 
-def obstacle(backing: BackingRef, reference: Reference) -> Concern | None:
+def obstacle(backing: BackingRef, reference: Reference, format: str) -> Concern | None:
     """Return why a backing file must not be opened, None if it may be looked for.
 
     :param reference: what its name refers to.
+    :param format: of the image that names it.
     """
     if reference.kind is not ReferenceKind.FILE:
         return _danger("its backing file is", reference)
     # It would have to be probed, and what a guest wrote into it would decide what is opened next.
-    return Concern(Level.NOTE, _UNRECORDED) if backing.format is None else None
+    if backing.format is not None:
+        return None
+    more = f": {_RECORD_IT}" if format == "qcow2" else f", and {format} has no place for it"
+    return Concern(Level.NOTE, f"{_UNRECORDED}{more}")
 
 
 def _of_content(image: ImageInfo) -> list[Concern]:
@@ -102,7 +104,7 @@ def _of_references(image: ImageInfo, directory: str, target: str) -> list[Concer
         if reference.kind is ReferenceKind.FILE and not reference.inside:
             text = f"its backing file lies outside the pool: {reference}"
             found.append(Concern(Level.NOTE, text))
-        why = obstacle(image.backing, reference)
+        why = obstacle(image.backing, reference, image.format)
         if why is not None:
             found.append(why)
     if image.data_file is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from enum import StrEnum
 from typing import Any
 
 from storaged.errors import OperationInvalid, StorageError, Timeout
@@ -23,6 +24,19 @@ from storaged.volumes import Volumes
 _NAMED = 3
 #: How often a cancel is looked for while others work, in seconds.
 _STEP = 0.25
+
+
+class Loss(StrEnum):
+    """What makes a volume of no use to those that need it, as the verb for it."""
+
+    DELETE = "delete"
+    WIPE = "wipe"
+    SHRINK = "shrink"
+
+    @property
+    def command(self) -> str:
+        """What storagectl has for it, with ``{}`` for the volume."""
+        return "resize {} SIZE --shrink" if self is Loss.SHRINK else f"{self} {{}}"
 
 
 class Dependants:
@@ -83,18 +97,21 @@ class Dependants:
                         begun.append(scan)
         return begun
 
-    def require_none(self, volumes: Volumes, record: VolumeRecord, job: Job[Any]) -> None:
-        """Refuse to take a volume away from those that need it; for a worker.
+    def require_none(
+        self, volumes: Volumes, record: VolumeRecord, job: Job[Any], loss: Loss = Loss.DELETE
+    ) -> None:
+        """Refuse to take a volume, or what it holds, away from those that need it; for a worker.
 
+        :param loss: what was to be done to it.
         :raise OperationInvalid: somebody does; the advice names them.
         """
         users = self.all(volumes, record, job)
         if users:
-            name = f"{volumes.pool.name}/{record.name}"
+            command = loss.command.format(f"{volumes.pool.name}/{record.name}")
             raise OperationInvalid(
                 f"volume '{record.name}' is needed by other volumes",
-                advice=f"It is a backing file of {in_words(users)}. To delete it all the same: "
-                f"storagectl vol delete {name} --force",
+                advice=f"It is a backing file of {in_words(users)}. To {loss} it all the same: "
+                f"storagectl vol {command} --force",
             )
 
 

@@ -109,7 +109,8 @@ def ensure_volume(
             return Ensured(ref, changed=True, actions=("created",))
     found = engine.volume_definition(ref)
     if wanted.format == found.format and found.capacity < wanted.capacity:
-        engine.volume_resize(ref, wanted.capacity, secret=secret).complete()
+        known = None if found.encryption is None else secret
+        engine.volume_resize(ref, wanted.capacity, secret=known).complete()
         actions.append(f"grown from {found.capacity} to {wanted.capacity} bytes")
         found = engine.volume_definition(ref)
     return Ensured(ref, bool(actions), tuple(actions), _volume_differences(wanted, found))

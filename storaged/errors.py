@@ -9,7 +9,8 @@
     │   └── PoolBusy             1   jobs of the pool stand in the way
     ├── Unsupported              3   the pool's type lacks the ability
     ├── InvalidArgument          8   a value that no state could make right
-    │   └── BadArgument          8   refused by the call itself
+    │   ├── BadArgument          8   refused by the call itself
+    │   └── InvalidSecret       65   a passphrase that does not open the volume
     ├── OperationFailed          9   what was asked clashes with what is there
     │   ├── PoolExists           9   another pool has the name, the uuid or the source
     │   ├── NoSpace              9   the pool is too full
@@ -47,31 +48,9 @@ from __future__ import annotations
 
 import errno
 import os
-from enum import IntEnum
 from typing import ClassVar
 
-
-class Domain(IntEnum):
-    """Which part of libvirt would have raised the error: the number stands on the wire."""
-
-    NONE = 0
-    #: parser helpers: missing root, missing attribute, schema
-    XML = 5
-    RPC = 7
-    REMOTE = 13
-    STORAGE = 18
-    DOMAIN = 20
-    NODEDEV = 22
-    SECRET = 30
-    DOMAIN_SNAPSHOT = 35
-    STREAMS = 38
-    URI = 45
-    DBUS = 47
-    IDENTITY = 53
-    ACCESS = 55
-    POLKIT = 60
-    ADMIN = 62
-    DOMAIN_CHECKPOINT = 69
+from storaged.errordomain import Domain as Domain
 
 
 class StorageError(Exception):
@@ -168,6 +147,13 @@ class BadArgument(InvalidArgument):
         super().__init__(detail, advice=advice)
         self.function = function
         self.argument = argument
+
+
+class InvalidSecret(InvalidArgument):
+    """The passphrase that was given does not open the volume."""
+
+    code = 65
+    prefix = "Invalid secret: %s"
 
 
 class OperationFailed(StorageError):

@@ -75,5 +75,6 @@ class ImageCalls(VolumeQueries):
         return Images(volumes, partial(self._users, volumes))
 
     def _users(self, volumes: Volumes, volume: VolumeRecord, job: Job[Any]) -> tuple[str, ...]:
-        """Return the paths of the volumes that are overlays of one."""
-        return tuple(user.key for user in self._dependants.all(volumes, volume, job))
+        """Return the volumes that are overlays of one, as ``POOL/NAME``."""
+        users = self._dependants.all(volumes, volume, job)
+        return tuple(f"{user.pool.name}/{user.name}" for user in users)

@@ -19,7 +19,7 @@ from storaged.model import BackingStore, VolumeRecord
 from storaged.volumes import Volumes
 
 T = TypeVar("T")
-#: Tells the paths of the volumes that are overlays of a volume; a cancel of the job ends a wait.
+#: Tells who is an overlay of a volume, as ``POOL/NAME``; a cancel of the job ends a wait.
 Users = Callable[[VolumeRecord, Job[Any]], tuple[str, ...]]
 
 

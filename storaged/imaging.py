@@ -16,6 +16,9 @@ from storaged.errors import InvalidArgument
 from storaged.formats.image import ImageInfo
 from storaged.imagelock import Holder
 
+#: The versions of a qcow2, 2 and 3, by the names that libvirt has for them.
+COMPAT_LEVELS = ("0.10", "1.1")
+
 
 class Durability(StrEnum):
     """What a success of create, clone and delete promises."""
@@ -77,6 +80,31 @@ def durability(word: str | None) -> Durability | None:
         raise InvalidArgument(f"unknown durability '{word}'") from None
 
 
+def check_compat(word: str | None) -> None:
+    """Refuse what is no version of a qcow2; None is none that was asked for.
+
+    :raise InvalidArgument: naming those that there are.
+    """
+    if word not in (None, *COMPAT_LEVELS):
+        raise InvalidArgument(
+            f"unknown qcow2 compatibility level '{word}'",
+            advice=f"There are {' and '.join(COMPAT_LEVELS)}.",
+        )
+
+
+def check_secrets(*secrets: object) -> None:
+    """Refuse a passphrase that is not given as bytes: which bytes a text means is not known.
+
+    :raise InvalidArgument: the text says nothing of what it was.
+    """
+    for secret in secrets:
+        if secret is not None and not isinstance(secret, bytes):
+            raise InvalidArgument(
+                f"a secret must be bytes, not {type(secret).__name__}",
+                advice="Encode a text, as with secret.encode().",
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class CloneOptions:
     """How a clone is made, beyond what its definition says.
@@ -92,6 +120,9 @@ class CloneOptions:
     durability: Durability | None = None
     secret: bytes | None = field(default=None, repr=False)
     source_secret: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_secrets(self.secret, self.source_secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +147,9 @@ class ConvertOptions:
     flatten: bool = False
     durability: Durability | None = None
     secret: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_secrets(self.secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +218,7 @@ class Inspection:
     :param chain: the volume itself, then what it is an overlay of, down to the last that is known.
     :param concerns: about the image itself; those about its backing files are in *chain*.
     :param holders: processes that have it open, as far as they can be seen.
-    :param used_by: paths of the volumes that are overlays of it.
+    :param used_by: the volumes that are overlays of it, as ``POOL/NAME``.
     """
 
     name: str

@@ -18,6 +18,7 @@ from storaged.errors import (
     StorageError,
 )
 from storaged.formats.handle import Handle
+from storaged.imagebackend import FollowsChains
 from storaged.job import Job
 from storaged.model import BackingStore, Permissions, VolumeDef, VolumeRecord, VolumeType
 from storaged.pool import PoolObject
@@ -185,14 +186,15 @@ def unwritten(handle: Handle, volume: str) -> AbstractContextManager[None]:
     return nullcontext() if fd is None else imagelock.hold(fd, volume, writing=False)
 
 
-def overlay_of(request: VolumeDef, source: VolumeRecord, path: str) -> VolumeDef:
-    """Return the request for an overlay whose backing file is *source*.
+def overlay_of(request: VolumeDef, source: VolumeRecord, pool: PoolObject) -> VolumeDef:
+    """Return the request for an overlay whose backing file is *source*, for a worker.
 
-    :param path: where the source is.
+    :param pool: that of the source.
     :raise OperationUnsupported: it is nothing that another file could refer to.
-    :raise OperationInvalid: it is not to be trusted.
+    :raise OperationInvalid: it is not to be trusted, or its own backing chain is not complete.
     :raise ConfigUnsupported: the overlay is asked to be smaller.
     """
+    path = pool.path_of(source)
     if source.type not in (VolumeType.FILE, VolumeType.BLOCK) or not path.startswith("/"):
         raise OperationUnsupported(
             f"volume '{source.name}' has no path on this host that an overlay could refer to",
@@ -205,6 +207,7 @@ def overlay_of(request: VolumeDef, source: VolumeRecord, path: str) -> VolumeDef
             f"a linked clone of {request.capacity} bytes is smaller than its source,"
             f" which has {source.capacity}"
         )
+    _require_chain(source, pool)
     return replace(
         request,
         capacity=request.capacity or source.capacity,
@@ -212,3 +215,19 @@ def overlay_of(request: VolumeDef, source: VolumeRecord, path: str) -> VolumeDef
         format=request.format or "qcow2",
         backing=BackingStore(path, source.format or "raw"),
     )
+
+
+def _require_chain(source: VolumeRecord, pool: PoolObject) -> None:
+    """Refuse a source of which no overlay could be opened, because of what lies below it."""
+    backend = pool.backend
+    if source.image is None or source.image.backing is None:
+        return
+    if not isinstance(backend, FollowsChains):
+        return
+    chain = backend.chain(source)
+    for why in (*chain.dangers, *(() if chain.end is None else (chain.end.text,))):
+        raise OperationInvalid(
+            f"volume '{source.name}' cannot be a backing file: its backing chain is not complete:"
+            f" {why}",
+            advice=f"What there is of it: storagectl vol inspect {pool.name}/{source.name}",
+        )

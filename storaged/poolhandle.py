@@ -306,6 +306,8 @@ class Pool(Named[PoolRef]):
             request,
             source.ref,
             reflink=wishes.get("reflink", False),
+            # a raw one is full by its allocation alone
+            preallocate_metadata=wishes.get("full", False) and request.format == "qcow2",
             options=options,
         )
         return outcome(job.giving(self._handle), wait)

@@ -70,9 +70,9 @@ class Reference:
         return None if self.path is None else clean(self.path)
 
     def __str__(self) -> str:
-        """Return the name for people: short, without control characters and without secrets."""
-        shown = without_credentials(os.fsdecode(self.name)).encode(errors="backslashreplace")
-        text = repr(shown.decode())[1:-1]
+        """Return the name for people: short, without secrets, and all of it can be printed."""
+        shown = without_credentials(os.fsdecode(self.name))
+        text = "".join(map(_visible, shown[: _SHOWN + 1]))
         return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
@@ -119,6 +119,19 @@ def without_credentials(text: str) -> str:
             return "json:"
     cleaned = _USERINFO.sub("", text)
     return _RBD_KEY.sub("", cleaned) if cleaned.startswith("rbd:") else cleaned
+
+
+def _visible(letter: str) -> str:
+    """Return a letter, or the escape for a byte or a character that cannot be printed.
+
+    Such as the command line has them, which finds nothing left to escape.
+    """
+    if letter.isprintable():
+        return letter
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, cast
 
-from storaged.errors import InvalidArgument
+from storaged.errors import ConfigUnsupported, InvalidArgument
 from storaged.job import Job
 from storaged.units import parse_size
 
@@ -58,7 +58,8 @@ class CloneWishes(TypedDict, total=False):
     compress: Compression | Literal["zlib", "zstd"]
     #: share the data with the source or fail
     reflink: bool
-    #: have all of the capacity on the storage; else what the source has no data for takes no space
+    #: raw, qcow2: have all of the capacity on the storage; else what the source has no data for
+    #: takes no space
     full: bool
     compat: str
     cluster_size: int | str
@@ -85,7 +86,7 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
     """Return the request for a volume.
 
     :param capacity: None takes that of the backing image.
-    :raise InvalidArgument: there is neither a capacity nor a backing image.
+    :raise InvalidArgument: there is neither a capacity nor a backing image, or no such version.
     :raise TypeError: an option that there is not.
     """
     # slow to load, and few commands need them
@@ -99,6 +100,10 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
     if capacity is None and backing is None:
         raise InvalidArgument("a volume without a backing image needs a capacity")
     kind = how.get("format", "raw")
+    if how.get("compat"):
+        from storaged.imaging import check_compat
+
+        check_compat(how["compat"])
     compat = how.get("compat") or ("1.1" if kind == "qcow2" else None)
     features = {feature for feature in ("lazy_refcounts", "extended_l2") if how.get(feature, False)}
     allocation = how.get("allocation", 0)
@@ -122,7 +127,8 @@ def clone_request(
 ) -> tuple[VolumeDef, CloneOptions]:
     """Return the request for a clone and how it is to be made.
 
-    :raise InvalidArgument: a word that means nothing.
+    :raise InvalidArgument: a word that means nothing, or a capacity below the source's.
+    :raise ConfigUnsupported: all of the capacity is to be taken, and the format cannot do that.
     :raise TypeError: a wish that there is not.
     """
     from dataclasses import replace
@@ -145,12 +151,41 @@ def clone_request(
     how = cast(VolumeOptions, alike)
     how["format"] = wishes.get("format") or ("qcow2" if linked else source.format)
     if wishes.get("full", False):
+        _check_full(how, linked=linked)
         how["allocation"] = None
     request = volume_request(name, wishes.get("capacity", source.capacity), how)
+    if not linked:
+        check_capacity(request, source)
     alike_format = not linked and how["format"] == source.format
     if alike_format and not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
         request = replace(request, compat=None, features=None)  # those of the source
     return request, options
+
+
+def _check_full(how: VolumeOptions, *, linked: bool) -> None:
+    kind = how.get("format") or "raw"
+    if linked:
+        raise InvalidArgument("a linked clone takes no space for data: they stay in the source")
+    if kind not in ("raw", "iso", "qcow2") or (kind == "qcow2" and "secret" in how):
+        what = f"an encrypted {kind}" if "secret" in how else f"a clone of format {kind}"
+        raise ConfigUnsupported(
+            f"{what} cannot take all of its capacity beforehand",
+            advice="raw and qcow2 that is not encrypted can.",
+        )
+
+
+def check_capacity(clone: VolumeDef, source: VolumeInfo) -> None:
+    """Refuse a clone that could not hold its source; libvirt's own call would make it larger.
+
+    :raise InvalidArgument: naming both sizes.
+    """
+    if clone.capacity < source.capacity:
+        raise InvalidArgument(
+            f"a clone of {clone.capacity} bytes is smaller than its source,"
+            f" which has {source.capacity}",
+            advice="Clone it as large as it is, and shrink the clone then: storagectl vol resize"
+            " --shrink",
+        )
 
 
 def _backing(backing: Volume | str | os.PathLike[str], recorded: str | None) -> BackingStore:

@@ -9,16 +9,16 @@ from functools import partial
 
 from storaged import volxml
 from storaged.backend import PLAIN_CLONE, CloneOptions, Sink, Source, WipeAlgorithm
-from storaged.errors import (
-    BadArgument,
-    InvalidArgument,
-)
+from storaged.dependants import Loss
+from storaged.errors import BadArgument, InvalidArgument
 from storaged.imagecalls import ImageCalls
+from storaged.imaging import check_secrets
 from storaged.job import Job
 from storaged.model import PoolRef, VolumeDef, VolumeRef
 from storaged.poolcalls import require_writable
 from storaged.streams import Streams
 from storaged.transfer import File
+from storaged.volumes import Guard, Volumes
 from storaged.volxml import CapacityRule
 
 
@@ -48,6 +48,7 @@ class VolumeCalls(ImageCalls):
         :param secret: the passphrase of one that is to be encrypted.
         """
         require_writable(self._services)
+        check_secrets(secret)
         volumes = self._table.by_ref(pool)
         return volumes.create(request, preallocate_metadata=preallocate_metadata, secret=secret)
 
@@ -84,11 +85,8 @@ class VolumeCalls(ImageCalls):
         """
         require_writable(self._services)
         volumes = self._table.by_ref(ref.pool)
-        if force or not protect:
-            return volumes.delete(ref.name, force=force)
-        # Before the job, which waits for them: so no job is in the way of what it waits for.
-        self._dependants.begin()
-        return volumes.delete(ref.name, check=partial(self._dependants.require_none, volumes))
+        check = self._guard(volumes, Loss.DELETE) if protect and not force else None
+        return volumes.delete(ref.name, force=force, check=check)
 
     def volume_resize(
         self,
@@ -100,11 +98,16 @@ class VolumeCalls(ImageCalls):
         shrink: bool = False,
         force: bool = False,
         secret: bytes | None = None,
+        protect: bool = True,
     ) -> Job[None]:
         """Change the capacity of a volume.
 
+        :param force: although data are cut off, a virtual machine has it open, or other volumes
+            need what is to be cut off.
         :param secret: the passphrase of an encrypted one, where the change needs it.
-        :raise InvalidArgument: a capacity of 0 that is neither a delta nor a shrink.
+        :param protect: no smaller one if other volumes need it as their backing file.
+        :raise InvalidArgument: a capacity of 0 that is neither a delta nor a shrink; a secret for
+            a volume that is not encrypted.
         """
         require_writable(self._services)
         if capacity == 0 and not (delta or shrink):
@@ -114,7 +117,10 @@ class VolumeCalls(ImageCalls):
                 function="virStorageVolResize",
                 argument="capacity",
             )
-        return self._table.by_ref(ref.pool).resize(
+        check_secrets(secret)
+        volumes = self._table.by_ref(ref.pool)
+        check = self._guard(volumes, Loss.SHRINK) if shrink and protect and not force else None
+        return volumes.resize(
             ref.name,
             capacity,
             allocate=allocate,
@@ -122,11 +128,16 @@ class VolumeCalls(ImageCalls):
             shrink=shrink,
             force=force,
             secret=secret,
+            check=check,
         )
 
-    def volume_wipe(self, ref: VolumeRef, algorithm: int = 0, *, force: bool = False) -> Job[None]:
+    def volume_wipe(
+        self, ref: VolumeRef, algorithm: int = 0, *, force: bool = False, protect: bool = True
+    ) -> Job[None]:
         """Overwrite a volume.
 
+        :param force: although a virtual machine has it open, or other volumes need it.
+        :param protect: not if other volumes need it as their backing file.
         :raise InvalidArgument: no such algorithm.
         """
         require_writable(self._services)
@@ -134,7 +145,9 @@ class VolumeCalls(ImageCalls):
             pattern = WipeAlgorithm(algorithm)
         except ValueError as err:
             raise InvalidArgument(f"wiping algorithm {algorithm} not supported") from err
-        return self._table.by_ref(ref.pool).wipe(ref.name, pattern, force=force)
+        volumes = self._table.by_ref(ref.pool)
+        check = self._guard(volumes, Loss.WIPE) if protect and not force else None
+        return volumes.wipe(ref.name, pattern, force=force, check=check)
 
     def volume_upload(self, ref: VolumeRef, offset: int = 0, length: int = 0) -> Sink:
         """Open a volume for an upload piece by piece; its ``finish`` or ``abort`` ends it."""
@@ -159,6 +172,14 @@ class VolumeCalls(ImageCalls):
     ) -> Job[int]:
         """Write a volume into a file; the job gives the bytes moved."""
         return self._streams(ref).download_file(ref.name, file, offset, length, sparse=sparse)
+
+    def _guard(self, volumes: Volumes, loss: Loss) -> Guard:
+        """Return what refuses work on a volume that others need; call it before the job begins.
+
+        The job waits for scans that begin here: so no job is in the way of what it waits for.
+        """
+        self._dependants.begin()
+        return partial(self._dependants.require_none, volumes, loss=loss)
 
     def _streams(self, ref: VolumeRef) -> Streams:
         return Streams(self._table.by_ref(ref.pool))

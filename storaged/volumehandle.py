@@ -14,7 +14,7 @@ from storaged.facts import VolumeInfo
 from storaged.flow import Sink, Source, WipeAlgorithm
 from storaged.imagehandle import VolumeImage
 from storaged.job import Job
-from storaged.request import VolumeOptions, outcome, volume_request
+from storaged.request import VolumeOptions, check_capacity, outcome, volume_request
 from storaged.units import parse_size
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ResizeOptions(TypedDict, total=False):
     delta: bool
     #: allow a smaller capacity, down to where the data end
     shrink: bool
-    #: also below that, and although a virtual machine has the volume open
+    #: also below that, although a virtual machine has the volume open, or others need it
     force: bool
     #: the passphrase of an encrypted volume
     secret: bytes
@@ -120,9 +120,11 @@ class Volume(VolumeImage):
 
         :param capacity: the new one, bytes or text such as "20 GiB".
         :param how: ``allocate`` takes the space at once; ``delta``: *capacity* is by how much;
-            ``shrink`` allows a smaller one, down to where the data end; ``force`` also below that
-            and although a virtual machine has it open.
-        :raise InvalidArgument: it would cut data, or shrink unasked; nothing has changed.
+            ``shrink`` allows a smaller one, down to where the data end; ``force`` also below that,
+            although a virtual machine has it open, or other volumes need what is cut off.
+        :raise InvalidArgument: it would cut data, or shrink unasked; a secret for a volume that is
+            not encrypted, or one that is not bytes. Nothing has changed.
+        :raise OperationInvalid: smaller, and other volumes need it; the advice names them.
         """
         job = self._engine.volume_resize(self.ref, parse_size(capacity), **how)
         return outcome(job, wait)
@@ -142,7 +144,12 @@ class Volume(VolumeImage):
         force: bool = False,
         wait: bool = True,
     ) -> Job[None] | None:
-        """Overwrite what the volume holds; it stays as an empty volume of the same capacity."""
+        """Overwrite what the volume holds; it stays as an empty volume of the same capacity.
+
+        :param force: although a virtual machine has it open, or other volumes need it.
+        :raise OperationInvalid: other volumes need it as a backing file; the advice names them.
+        :raise OperationUnsupported: it is an encrypted qcow2, whose header needs a passphrase.
+        """
         return outcome(self._engine.volume_wipe(self.ref, algorithm, force=force), wait)
 
     @overload
@@ -243,6 +250,7 @@ class Volume(VolumeImage):
         info = self.info()
         how.setdefault("format", info.format)
         request = volume_request(name, info.capacity if capacity is None else capacity, how)
+        check_capacity(request, info)
         alike = how["format"] == info.format
         if alike and not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
             from dataclasses import replace

@@ -28,8 +28,6 @@ from storaged.backend import (
 from storaged.concerns import dangers
 from storaged.errors import (
     InternalError,
-    InvalidArgument,
-    NoSpace,
     NoSuchVolume,
     VolumeExists,
 )
@@ -39,9 +37,11 @@ from storaged.making import Making, check_link, check_secret, overlay_of, unwrit
 from storaged.model import VolumeDef, VolumeRecord, VolumeRef
 from storaged.pool import PoolObject
 from storaged.scan import Scans
-from storaged.units import MAX_SIZE, format_size
+from storaged.sizes import check_needless, check_size, wanted_size
 
 T = TypeVar("T")
+#: Called in a job before what others might miss is gone; what it raises keeps the volume.
+Guard = Callable[[VolumeRecord, Job[None]], None]
 #: How a volume is planned, and how it is made then.
 Steps = tuple[Callable[[], VolumeDef], Callable[[VolumeDef], VolumeRecord]]
 
@@ -209,7 +209,7 @@ class Volumes:
 
         def plan() -> VolumeDef:
             current = origin.look_again(source)
-            overlay = overlay_of(request, current, origin.pool.path_of(current))
+            overlay = overlay_of(request, current, origin.pool)
             return backend.plan(overlay, preallocate_metadata=preallocate_metadata)
 
         def make(planned: VolumeDef) -> VolumeRecord:
@@ -226,11 +226,11 @@ class Volumes:
         name: str,
         *,
         force: bool = False,
-        check: Callable[[VolumeRecord, Job[None]], None] | None = None,
+        check: Guard | None = None,
     ) -> Job[None]:
         """Delete a volume.
 
-        :param check: called in the job first; what it raises keeps the volume.
+        :param check: called first.
         :raise VolumeBusy: a job uses it.
         """
         backend = self.pool.able(DeletesVolumes)
@@ -256,13 +256,16 @@ class Volumes:
         shrink: bool = False,
         force: bool = False,
         secret: bytes | None = None,
+        check: Guard | None = None,
     ) -> Job[None]:
         """Change the capacity of a volume.
 
         :param capacity: the new one in bytes, or with *delta* by how much it grows (or shrinks).
         :param shrink: allow a smaller one, down to where the guest's data end.
         :param force: also below that, and although a virtual machine has the volume open.
-        :raise InvalidArgument: smaller without *shrink*, or data would be cut.
+        :param check: called first if it becomes smaller.
+        :raise InvalidArgument: smaller without *shrink*, or data would be cut; a secret for what is
+            not encrypted.
         """
         self.pool.require_active()
         record = self.find(name)
@@ -270,14 +273,14 @@ class Volumes:
 
         def work(job: Job[None]) -> None:
             current = self.look_again(record)
-            wanted = capacity
-            if delta:
-                step = -min(capacity, current.capacity) if shrink else capacity
-                wanted = current.capacity + step
-            if wanted > MAX_SIZE:
-                raise InvalidArgument(f"capacity {wanted} is above {MAX_SIZE} bytes")
+            wanted = wanted_size(current, capacity, delta=delta, shrink=shrink)
             if not dangers(current.concerns):  # those the backend refuses, whatever the size
-                self._check_size(current, wanted, allocate=allocate, shrink=shrink, force=force)
+                check_size(
+                    self.pool, current, wanted, allocate=allocate, shrink=shrink, force=force
+                )
+                check_needless(current, secret)
+            if check is not None and wanted < current.capacity:
+                check(current, job)
             backend = require(self.pool.backend, Resizes)
             made = backend.resize(
                 current,
@@ -292,12 +295,24 @@ class Volumes:
 
         return self.writing(job, work)
 
-    def wipe(self, name: str, algorithm: WipeAlgorithm, *, force: bool = False) -> Job[None]:
-        """Overwrite what a volume holds."""
+    def wipe(
+        self,
+        name: str,
+        algorithm: WipeAlgorithm,
+        *,
+        force: bool = False,
+        check: Guard | None = None,
+    ) -> Job[None]:
+        """Overwrite what a volume holds.
+
+        :param check: called first.
+        """
         backend = self.pool.able(Wipes)
         record = self.find(name)
 
         def work(job: Job[None]) -> None:
+            if check is not None:
+                check(record, job)
             self.replaced(record, backend.wipe(record, algorithm, job, force=force))
 
         return self.writing(Job("wipe", self.pool.name, name), work)
@@ -352,41 +367,6 @@ class Volumes:
         with self.pool.lock:
             self.pool.put(new)
             self.pool.use_space(new.allocation - old.allocation)
-
-    def _check_size(
-        self, record: VolumeRecord, wanted: int, *, allocate: bool, shrink: bool, force: bool
-    ) -> None:
-        if wanted < record.capacity:
-            smallest = record.allocation if not shrink else 0 if force else self._data_end(record)
-            if wanted < smallest:
-                raise InvalidArgument(
-                    "can't shrink capacity below existing allocation",
-                    advice=f"The smallest safe size is {smallest} bytes ({format_size(smallest)}).",
-                )
-            if not shrink:
-                raise InvalidArgument(
-                    "Can't shrink capacity below current capacity unless shrink flag explicitly "
-                    "specified",
-                    advice="What lies beyond the new end is lost. If that is meant: --shrink",
-                )
-        available = self.pool.snapshot.info.space.available
-        if allocate and self.pool.space_known and wanted - record.allocation > available:
-            raise NoSpace(
-                "Not enough space left in storage pool",
-                advice=f"{format_size(available)} are left in '{self.pool.name}'.",
-            )
-
-    def _data_end(self, record: VolumeRecord) -> int:
-        """Return where the last data of a volume end, as a guest counts, in bytes."""
-        backend = self.pool.backend
-        if not isinstance(backend, Transfers):
-            return 0
-        with closing(backend.open_disk(record)) as handle:
-            size = handle.size()
-            # a raw volume with LUKS is longer than its capacity, by its header
-            header = size - record.capacity if record.format == "raw" else 0
-            ends = (offset + length for offset, length, data in handle.map(0, size) if data)
-            return max(max(ends, default=0) - header, 0)
 
     def _unknown(self, name: str, *, answered: bool) -> NoSuchVolume:
         pool = self.pool

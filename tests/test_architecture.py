@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 #: circle comes of it. `storaged` itself is the library's face: its names are loaded when used.
 LAYERS = (
     ("storaged.formats.*",),
+    ("storaged.errordomain",),
     ("storaged.errors", "storaged.units", "storaged.version"),
     ("storaged.rpc.*",),
     ("storaged.references",),
@@ -67,6 +68,7 @@ LAYERS = (
     ("storaged.poolfacts",),
     ("storaged.pool",),
     ("storaged.filters", "storaged.look", "storaged.making", "storaged.scan"),
+    ("storaged.sizes",),
     ("storaged.volumes",),
     ("storaged.images", "storaged.streams", "storaged.table"),
     ("storaged.dependants",),

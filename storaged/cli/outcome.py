@@ -126,7 +126,14 @@ def classify(error: errors.StorageError) -> ExitCode:
     """Return the exit status for *error*: by its ``errno`` if it has one, else by its class."""
     if isinstance(error, errors.SystemFailure) and error.errno in _BY_ERRNO:
         return _BY_ERRNO[error.errno]
+    if isinstance(error, errors.InternalError) and _is_taken(error.message):
+        return ExitCode.EXISTS
     return next(_BY_CLASS[kind] for kind in type(error).__mro__ if kind in _BY_CLASS)
+
+
+def _is_taken(message: str) -> bool:
+    """Tell whether it says that a clone's name is taken: libvirt has no code of its own for it."""
+    return "storage volume name '" in message and message.endswith("' already in use.")
 
 
 def complain(

@@ -18,7 +18,9 @@ ALGORITHMS = (
     "trim",
 )  # fmt: skip
 
-force_option = click.option("--force", is_flag=True, help="Also if a virtual machine has it open.")
+force_option = click.option(
+    "--force", is_flag=True, help="Also if a virtual machine has it open, or other volumes need it."
+)
 
 
 @command(
@@ -41,8 +43,8 @@ force_option = click.option("--force", is_flag=True, help="Also if a virtual mac
 @click.option(
     "--force",
     is_flag=True,
-    help="With --shrink, although data are cut off; of a raw volume, also if a virtual machine has"
-    " it open.",
+    help="With --shrink, although data are cut off or other volumes need it; of a raw volume, also"
+    " if a virtual machine has it open.",
 )
 @secret_option("--secret-file", "the volume")
 @click.pass_obj
@@ -120,9 +122,7 @@ def wipe(call: Invocation, volume: str, pool: str | None, algorithm: str, force:
 )
 @volume_argument
 @pool_option
-@click.option(
-    "--force", is_flag=True, help="Also if a virtual machine has it open, or other volumes need it."
-)
+@force_option
 @click.pass_obj
 def delete(call: Invocation, volume: str, pool: str | None, force: bool) -> None:
     """Delete a volume.

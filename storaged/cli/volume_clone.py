@@ -20,7 +20,7 @@ from storaged.cli.parameters import (
     volume_argument,
 )
 from storaged.cli.secret import read_secrets, secret_option
-from storaged.cli.volume_create import tell_created
+from storaged.cli.volume_create import tell_created, warn_of
 from storaged.cli.volume_rewrite import compress_option, durability_option
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def _complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[C
 @click.option(
     "--full/--sparse",
     default=None,
-    help="Have all of the capacity on the storage, or no more than there are data (the default).",
+    help="Have all of the capacity on the storage (raw, qcow2), or no more than there are data"
+    " (the default).",
 )
 @durability_option
 @secret_option("--secret-file", "the copy, which is encrypted with it")
@@ -102,7 +103,9 @@ def clone(
     with call.change() as storage:
         source = find_volume(storage, words_left[0], pool)
         target = find_pool(storage, to_pool) if to_pool else source.pool
-        tell_created(call, call.follow(target.clone(source, words_left[1], wait=False, **wishes)))
+        made = call.follow(target.clone(source, words_left[1], wait=False, **wishes))
+        warn_of(call, source.info())
+        tell_created(call, made)
 
 
 @command("create-from", examples=("storagectl vol create-from default web2.xml web1.qcow2",))
@@ -136,4 +139,6 @@ def create_from(
         job = into.clone_volume(
             text, source, reflink=reflink, preallocate_metadata=prealloc_metadata, wait=False
         )
-        tell_created(call, call.follow(job))
+        made = call.follow(job)
+        warn_of(call, source.info())
+        tell_created(call, made)

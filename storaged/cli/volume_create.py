@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -22,10 +23,11 @@ from storaged.cli.parameters import (
     pool_argument,
 )
 from storaged.cli.secret import read_secrets, secret_option
-from storaged.errors import NoSuchVolume
+from storaged.errors import NoSuchVolume, StorageError
 
 if TYPE_CHECKING:
     from storaged import Pool, Storage, Volume
+    from storaged.model import VolumeInfo
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,8 +132,10 @@ def create_as(
         return
     with call.change() as storage:
         found = find_pool(storage, pool)
-        job = found.create(name, capacity, **_wish(storage, found, options), wait=False)
-        tell_created(call, call.follow(job))
+        wish = _wish(storage, found, options)
+        made = call.follow(found.create(name, capacity, **wish, wait=False))
+        _warn_of_chain(call, made, wish.get("backing"))
+        tell_created(call, made)
 
 
 @command(
@@ -176,6 +180,21 @@ def tell_created(call: Invocation, volume: Volume) -> None:
         volume_changed("created", volume),
         f"volume {made.ref.name} created: {kind}, {render.size(made.capacity)}, {how}, {made.path}",
     )
+
+
+def warn_of(call: Invocation, volume: VolumeInfo) -> None:
+    """Say what is odd about a volume that was read, and did not keep it from being read."""
+    if volume.problem:
+        call.warn(render.clean(f"volume {volume.ref.name}: {volume.problem}"))
+
+
+def _warn_of_chain(call: Invocation, overlay: Volume, backing: Volume | str | None) -> None:
+    """Say why a new overlay cannot be opened as it is: libvirt would make it all the same."""
+    if backing is None or isinstance(backing, str) or backing.definition().backing is None:
+        return
+    with suppress(StorageError):  # whoever cannot tell has nothing to say
+        for concern in overlay.inspect().concerns:
+            call.warn(render.clean(f"volume {overlay.name}: {concern.text}"))
 
 
 def _wish(storage: Storage, pool: Pool, options: dict[str, Any]) -> dict[str, Any]:

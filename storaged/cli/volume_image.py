@@ -162,8 +162,8 @@ def _uses(shown: InspectionObject) -> Iterator[str]:
         guest = f"virtual machine '{each['guest']}', " if each["guest"] else ""
         how = "for writing " if each["writing"] else ""
         yield render.clean(f"open {how}by {guest}{each['command']} (pid {each['pid']})")
-    for path in shown["used_by"]:
-        yield render.clean(f"backing file of {path}")
+    for user in shown["used_by"]:
+        yield render.clean(f"backing file of {user}")
 
 
 def _inside(shown: InspectionObject, exact: bool) -> Iterator[str]:

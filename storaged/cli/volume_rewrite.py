@@ -19,6 +19,7 @@ from storaged.cli.parameters import (
     volume_argument,
 )
 from storaged.cli.secret import read_secrets, secret_option
+from storaged.cli.volume_create import warn_of
 from storaged.errors import NoSuchVolume
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def amend(
 @click.option(
     "--force",
     is_flag=True,
-    help="Although internal snapshots are lost, or overlays have the old format on record.",
+    help="Although internal snapshots or the owner are lost, or overlays have the old format on"
+    " record.",
 )
 @click.pass_obj
 def convert(
@@ -187,14 +189,17 @@ def convert(
 
     As another format or version, with another cluster size, compressed, without its backing chain,
     or just without what it leaked. A format that knows no backing file is flattened. Content, owner
-    and mode stay. It needs room for both images: the name leads to the old one until the new one is
-    whole. A virtual machine that has it open must be stopped first; no force helps there.
+    and mode stay; only root can do that with somebody else's file, which becomes yours by force. It
+    needs room for both images: the name leads to the old one until the new one is whole. A virtual
+    machine that has it open must be stopped first; no force helps there.
     """
     wishes = {name: value for name, value in options.items() if value is not None}
     wishes |= read_secrets(secret=secret_file)
     with call.change() as storage:
         found = find_volume(storage, volume, pool)
+        before = found.info()
         call.follow(found.convert(wait=False, force=force, **wishes))
+        warn_of(call, before)
         made = found.info()
         size = render.size(made.allocation)
         text = f"volume {made.ref.name} converted: {made.format}, {size} allocated"

@@ -92,11 +92,17 @@ class RemoteImages:
         return self._on_image("convert", ref, images.VOL_CONVERT, wish, _nothing, force=force)
 
     def require_secrecy(self, *secrets: bytes | None) -> None:
-        """Refuse to hand a passphrase to another host.
+        """Refuse to hand a passphrase to another host, and what is none to anybody.
 
+        :raise InvalidArgument: it is not bytes.
         :raise Unsupported: there is one, and the engine is not on this host.
         """
-        if not self.is_local and any(secret is not None for secret in secrets):
+        if all(secret is None for secret in secrets):
+            return
+        from storaged.imaging import check_secrets
+
+        check_secrets(*secrets)
+        if not self.is_local:
             raise Unsupported(
                 "secrets are handed over on local sockets only",
                 advice="Run storagectl on that host.",

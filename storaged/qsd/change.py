@@ -60,7 +60,8 @@ def add_passphrase(
     :param new: the passphrase, in UTF-8.
     :param slot: where to keep it, 0 to 7; None: where there is room.
     :param iter_time: how long to make it take to try a passphrase, in milliseconds.
-    :raise OperationFailed: there is no room, or the secret that it has is wrong.
+    :raise OperationFailed: there is no room.
+    :raise WrongPassphrase: `Image.secret` does not open it.
     """
     wanted: dict[str, object] = {"state": "active", "new-secret": _NEW}
     if slot is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from storaged.command import Child, environment, find_program, start
 from storaged.errors import ConfigUnsupported, OperationFailed, StorageError, system_errors
+from storaged.formats.errors import WrongPassphrase
 from storaged.job import Job
 from storaged.qsd.graph import Image, ImageFile, Node
 
@@ -39,6 +40,8 @@ _SCRATCH: Final = 1 << 20
 _TOO_BUSY: Final = "Unable to get accurate CPU usage"
 #: ... and how often it is tried: each time is a throw of dice, and short if it fails.
 _TRIES: Final = 20
+#: What it says of an encrypted image and the secret for it.
+_NO_KEYSLOT: Final = "Invalid password, cannot unlock any keyslot"
 #: How long a daemon that was told to quit may take, in seconds: it writes what it has cached.
 _QUIT_PATIENCE: Final = 60.0
 #: How long one that has hung up may take to be gone, in seconds.
@@ -143,6 +146,7 @@ class Daemon:
 
         :param patience: how long it may take, in seconds; the job's cancel ends it before.
         :raise OperationFailed: the daemon refuses.
+        :raise WrongPassphrase: a secret does not open the image that it is for.
         :raise Timeout: it took too long.
         """
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
@@ -227,6 +231,8 @@ class Daemon:
         try:
             yield
         except OperationFailed as err:
+            if _NO_KEYSLOT in err.detail:
+                raise WrongPassphrase("no key slot opens with this passphrase") from err
             raise OperationFailed(f"cannot {self._doing}: {err.detail}") from err
         except ConnectionError as err:
             raise self.failure() or self._child.failure() from err

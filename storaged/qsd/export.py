@@ -27,6 +27,7 @@ def export(image: Image, job: Job[Any] | None = None) -> Iterator[NbdHandle]:
 
     :param job: its cancel ends a call on the handle that waits.
     :raise OperationFailed: the image cannot be opened.
+    :raise WrongPassphrase: not with this secret.
     :raise CommandFailed: the daemon died; also in place of the `OSError` that the handle gave.
     :raise Cancelled: the job was cancelled; also in place of such an `OSError`.
     """

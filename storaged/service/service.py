@@ -83,9 +83,9 @@ class Service:
         raise RPCError(f"Cannot find program {program} version 1")
 
     def set_protect_backing(self, protect: bool) -> None:
-        """Say whether deletes through libvirt's program spare what other volumes need.
+        """Say whether deletes, wipes and shrinks through libvirt's program spare what others need.
 
-        libvirt deletes it, so that is the default; storaged's own program never does.
+        libvirt's do not, so that is the default; those through storaged's own program always do.
         """
         self._shared.protect_backing = protect
 

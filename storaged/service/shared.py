@@ -21,7 +21,7 @@ class Shared:
 
     :param level: the version of libvirt that is reported, such as 9000000.
     :param token: what the daemons of this host know each other by.
-    :param protect_backing: through libvirt's program too, what other volumes need is not deleted.
+    :param protect_backing: through libvirt's program too, what other volumes need is spared.
     :param metrics: figures that stand beside those of the engine.
     :param callback_ids: numbers for registrations; none is ever used twice.
     """

@@ -19,7 +19,6 @@ from storaged.rpc.storage import (
     PoolMaxNamesArgs,
     PoolNameArgs,
     PoolXMLArgs,
-    StorageVol,
     VolArgs,
     VolFlagsArgs,
     VolInfoRet,
@@ -199,6 +198,14 @@ def _delete_with(session: Session, args: VolFlagsArgs, force: bool, *, protect: 
 
 
 def _resize(session: Session, args: VolResizeArgs, force: bool) -> Begun:
+    return _resize_with(session, args, force, protect=session.shared.protect_backing)
+
+
+def _resize_protected(session: Session, args: VolResizeArgs, force: bool) -> Begun:
+    return _resize_with(session, args, force, protect=True)
+
+
+def _resize_with(session: Session, args: VolResizeArgs, force: bool, *, protect: bool) -> Begun:
     if args.capacity == 0 and not args.flags & (_DELTA | _SHRINK):
         raise BadArgument(
             "capacity in virStorageVolResize cannot be zero without 'delta' or 'shrink' flags set",
@@ -213,25 +220,38 @@ def _resize(session: Session, args: VolResizeArgs, force: bool) -> Begun:
         delta=bool(args.flags & _DELTA),
         shrink=bool(args.flags & _SHRINK),
         force=force,
+        protect=protect,
     )
     return Begun(job)
 
 
 def _wipe(session: Session, args: VolFlagsArgs, force: bool) -> Begun:
-    return _wipe_with(session, args.vol, 0, args.flags, force)
+    pattern = VolWipePatternArgs(args.vol, 0, args.flags)
+    return _wipe_with(session, pattern, force, protect=session.shared.protect_backing)
+
+
+def _wipe_protected(session: Session, args: VolFlagsArgs, force: bool) -> Begun:
+    pattern = VolWipePatternArgs(args.vol, 0, args.flags)
+    return _wipe_with(session, pattern, force, protect=True)
 
 
 def _wipe_pattern(session: Session, args: VolWipePatternArgs, force: bool) -> Begun:
-    return _wipe_with(session, args.vol, args.algorithm, args.flags, force)
+    return _wipe_with(session, args, force, protect=session.shared.protect_backing)
 
 
-def _wipe_with(session: Session, vol: StorageVol, algorithm: int, flags: int, force: bool) -> Begun:
-    refuse_unknown(flags, 0, "storageVolWipePattern")
+def _wipe_pattern_protected(session: Session, args: VolWipePatternArgs, force: bool) -> Begun:
+    return _wipe_with(session, args, force, protect=True)
+
+
+def _wipe_with(session: Session, args: VolWipePatternArgs, force: bool, *, protect: bool) -> Begun:
+    refuse_unknown(args.flags, 0, "storageVolWipePattern")
+    algorithm = args.algorithm
     if algorithm >= _ALGORITHMS:
         shown = algorithm if algorithm < 1 << 31 else algorithm - (1 << 32)
         raise InvalidArgument(f"wiping algorithm {shown} not supported")
     driver = session.driver
-    return Begun(driver.volume_wipe(volume_ref(driver, vol), algorithm, force=force))
+    ref = volume_ref(driver, args.vol)
+    return Begun(driver.volume_wipe(ref, algorithm, force=force, protect=protect))
 
 
 HANDLERS: Final[Handlers] = {
@@ -248,7 +268,7 @@ HANDLERS: Final[Handlers] = {
     rpc.VOL_CREATE_XML: Work(_create, _soon_begun, bound=True),
     rpc.VOL_CREATE_XML_FROM: Work(_clone, never, bound=True),
     rpc.VOL_DELETE: Work(_delete, _known, own=_delete_protected),
-    rpc.VOL_RESIZE: Work(_resize, _known),
-    rpc.VOL_WIPE: Work(_wipe, _known, bound=True),
-    rpc.VOL_WIPE_PATTERN: Work(_wipe_pattern, _known, bound=True),
+    rpc.VOL_RESIZE: Work(_resize, _known, own=_resize_protected),
+    rpc.VOL_WIPE: Work(_wipe, _known, bound=True, own=_wipe_protected),
+    rpc.VOL_WIPE_PATTERN: Work(_wipe_pattern, _known, bound=True, own=_wipe_pattern_protected),
 }

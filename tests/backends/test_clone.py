@@ -15,6 +15,7 @@ from storaged.errors import (
     Cancelled,
     ConfigUnsupported,
     InternalError,
+    InvalidSecret,
     NameTaken,
     OperationInvalid,
     OperationUnsupported,
@@ -401,6 +402,7 @@ def test_external_data(pool: Pool) -> None:
 
 
 SECRET = b"correct horse"
+WRONG = "Invalid secret: volume 'locked': no key slot opens with this passphrase"
 
 
 def test_raw_encrypted(pool: Pool) -> None:
@@ -410,11 +412,16 @@ def test_raw_encrypted(pool: Pool) -> None:
     assert locked.image is not None
     assert locked.image.encryption == "luks"
     assert locked.capacity == source.capacity
-    with pytest.raises(ConfigUnsupported, match=r"passphrase"):
+    with pytest.raises(InvalidSecret, match=WRONG):
         pool.clone("wrong", locked, format="qcow2", how=CloneOptions(source_secret=b"wrong"))
     back = pool.clone("back", locked, format="qcow2", how=CloneOptions(source_secret=SECRET))
     assert same_disks(pool, "source", back.name)
-    # Without a passphrase the container is copied as it is.
+    # Without a passphrase the container is copied as it is, and is nobody's data.
+    for format in ("qcow2", "vmdk"):
+        with pytest.raises(ConfigUnsupported, match=r"is encrypted .*: its passphrase is needed"):
+            pool.clone("never", locked, format=format)
+    with pytest.raises(ConfigUnsupported, match="its passphrase is needed"):
+        pool.clone("never", locked, encryption=Encryption("luks"), how=luks)
     pool.clone("copy", locked)
     assert (pool.path / "copy").read_bytes() == (pool.path / "locked").read_bytes()
 
@@ -428,6 +435,8 @@ def test_qcow2_encrypted(pool: Pool) -> None:
     assert locked.image.encryption == "luks"
     with pytest.raises(ConfigUnsupported, match="its passphrase was not given"):
         pool.clone("never", locked, format="raw")
+    with pytest.raises(InvalidSecret, match=WRONG):
+        pool.clone("wrong", locked, format="raw", how=CloneOptions(source_secret=b"wrong"))
     pool.clone("back", locked, format="raw", how=CloneOptions(source_secret=SECRET))
     assert same_disks(pool, "source", "back")
     assert pool.names() == ["back", "locked", "source"]

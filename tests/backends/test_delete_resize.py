@@ -289,6 +289,31 @@ def test_overlay_of_a_file_outside_the_pool(pool: Pool, tmp_path: Path, recorded
         resize(pool, pool.look("top"), 2 * MIB)
 
 
+def chained(pool: Pool, name: str, backing: str) -> VolumeRecord:
+    """Make an overlay without a look at what it refers to."""
+    options = qcow2_create.CreateOptions(MIB, backing=os.fsencode(backing), backing_format="qcow2")
+    qemu.write_native(pool.path / name, lambda handle: qcow2_create.create(handle, options))
+    return pool.look(name)
+
+
+def test_no_size_over_a_chain_that_is_a_danger(pool: Pool) -> None:
+    os.mkfifo(pool.path / "fifo")
+    chained(pool, "below", "top")
+    before = {
+        "its backing chain is a loop": chained(pool, "top", "below"),
+        "is no regular file": chained(pool, "over", "fifo"),
+        "is on a network": chained(pool, "far", "nbd://host/x"),
+    }
+    chained(pool, "deep", "over")
+    for text, record in before.items():
+        content = (pool.path / record.name).read_bytes()
+        with pytest.raises(OperationInvalid, match=f"cannot be resized: .*{text}"):
+            resize(pool, record, 2 * MIB)
+        assert (pool.path / record.name).read_bytes() == content
+    with pytest.raises(OperationInvalid, match="is no regular file"):
+        resize(pool, pool.look("deep"), 2 * MIB)
+
+
 def test_damaged(pool: Pool) -> None:
     (pool.path / "bad").write_bytes(b"QFI\xfb\0\0\0\3" + bytes(56))
     with pytest.raises(OperationInvalid, match="volume 'bad' cannot be resized"):

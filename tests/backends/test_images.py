@@ -616,3 +616,22 @@ def test_a_data_file_beside_the_image(pool: Pool) -> None:
     record = rewrite(pool, "v")
     assert record.image is not None
     assert (record.image.data_file, record.image.features) == (None, frozenset())
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_versions_that_there_are_not(pool: Pool, format: str) -> None:
+    pool.create("v", MIB, format=format)
+    for compat in ("7", "2"):
+        with pytest.raises(InvalidArgument, match="unknown qcow2 compatibility level") as caught:
+            rewrite(pool, "v", compat=compat)
+        assert caught.value.advice == "There are 0.10 and 1.1."
+    if format == "qcow2":
+        with pytest.raises(InvalidArgument, match="level '2'"):
+            amend(pool, "v", compat="2")
+
+
+def test_what_an_image_cannot_become(pool: Pool) -> None:
+    pool.create("v", MIB)
+    with pytest.raises(ConfigUnsupported, match="'dir' cannot be filled") as caught:
+        rewrite(pool, "v", format="dir")
+    assert "dir" not in (caught.value.advice or "")

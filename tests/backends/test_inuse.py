@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,20 +49,32 @@ def machine(tmp_path: Path) -> Iterator[Open]:
         argv = [
             tool, "-S", "-name", "guest=web1", "-machine", "pc,accel=tcg", "-m", "16",
             "-display", "none", "-nodefaults", "-drive", f"file={path},format={format},if=virtio",
+            "-qmp", "stdio",
         ]  # fmt: skip
-        started.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
-        deadline = time.monotonic() + 30
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(argv, stdin=pipe, stdout=pipe))
+        await_machine(started[-1])
         status = path.stat()
-        while not any(user.locking for user in imagelock.holders(status.st_dev, status.st_ino)):
-            assert started[-1].poll() is None, "qemu ended"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        assert any(user.locking for user in imagelock.holders(status.st_dev, status.st_ino))
         return started[-1].pid
 
     yield run
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def await_machine(process: subprocess.Popen[bytes]) -> None:
+    """Wait until it answers: it has opened its disks, for the second time, only then."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for command in (b"qmp_capabilities", b"query-status"):
+        process.stdin.write(b'{"execute": "%s"}\n' % command)
+        process.stdin.flush()
+    for line in process.stdout:
+        if b"prelaunch" in line or b'"running"' in line:
+            return
+    raise AssertionError("qemu ended")
 
 
 def refused(pool: Pool, work: Callable[[Pool, str], None], pid: int, who: str) -> None:

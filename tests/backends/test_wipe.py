@@ -18,7 +18,7 @@ from storaged.errors import (
 )
 from storaged.formats import syscalls
 from storaged.formats.file import FileHandle
-from storaged.model import BackingStore, VolumeRecord
+from storaged.model import BackingStore, Encryption, VolumeRecord
 from tests.backends.conftest import Pool, new_job
 from tests.formats import qemu
 
@@ -205,6 +205,32 @@ def test_vmdk_is_an_empty_image_again(pool: Pool) -> None:
     after = wipe(pool, pool.look("disk"), WipeAlgorithm.RANDOM)
     assert (after.format, after.capacity) == ("vmdk", record.capacity)
     qemu.run("qemu-io", "-f", "vmdk", "-c", "read -P 0 0 64M", pool.path / "disk")
+
+
+def test_vmdk_keeps_its_parent(pool: Pool) -> None:
+    pool.create("base", MIB, format="vmdk")
+    qemu.run("qemu-io", "-f", "vmdk", "-c", "write -P 1 0 64k", pool.path / "base")
+    before = pool.create("top", MIB, format="vmdk", backing=BackingStore("base", "vmdk"))
+    qemu.run("qemu-io", "-f", "vmdk", "-c", "write -P 2 0 64k", pool.path / "top")
+    after = wipe(pool, pool.look("top"))
+    assert (after.format, after.capacity) == ("vmdk", MIB)
+    assert before.image is not None
+    assert after.image is not None
+    assert after.image.backing == before.image.backing
+    qemu.run("qemu-io", "-f", "vmdk", "-c", "read -P 1 0 64k", pool.path / "top")
+
+
+@pytest.mark.slow
+def test_encrypted_qcow2_is_kept(pool: Pool) -> None:
+    """An empty image would have to be encrypted too, and nobody gives the passphrase."""
+    record = pool.create(
+        "disk", MIB, format="qcow2", encryption=Encryption("luks"), secret=b"secret"
+    )
+    before = (pool.path / "disk").read_bytes()
+    with pytest.raises(OperationUnsupported, match="it is encrypted") as caught:
+        wipe(pool, record)
+    assert caught.value.advice == "Delete it and create it anew."
+    assert (pool.path / "disk").read_bytes() == before
 
 
 def test_other_formats_are_bytes(pool: Pool) -> None:

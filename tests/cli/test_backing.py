@@ -20,6 +20,12 @@ def test_used_by(pool: Ctl):
         ["Used", "by:", "t/web1"], ["Used", "by:", "t/web2"],
     ]  # fmt: skip
     assert pool.json("vol", "info", "t/base")["used_by"] == ["t/web1", "t/web2"]
+    for words in (("wipe", "t/base"), ("resize", "t/base", "64K", "--shrink")):
+        refused = pool.error("vol", *words, status=11)
+        assert "t/web1, t/web2" in refused
+        assert f"storagectl vol {words[0]} t/base" in refused
+        assert "--force" in refused
+    pool.run("vol", "wipe", "t/base", "--force")
     refused = pool.error("vol", "delete", "t/base", status=11)
     assert "t/web1, t/web2" in refused
     assert "storagectl vol delete t/base --force" in refused

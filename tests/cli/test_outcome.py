@@ -54,6 +54,7 @@ def test_every_class_has_a_status_that_is_not_success_or_usage(kind):
         (errors.OperationInvalid("x"), 11),
         (errors.Timeout("x"), 12),
         (errors.InternalError("x"), 1),
+        (errors.InternalError("storage volume name 'it's' already in use."), 5),
         (errors.Cancelled("x"), 130),
         (SystemFailure("x", errno.ENOSPC), 10),
         (SystemFailure("x", errno.EIO), 10),

@@ -97,7 +97,7 @@ def test_check_and_inspect(remote: Storage, images: Pool, base: Volume) -> None:
     assert [layer.path for layer in found.chain] == [top.path, base.path]
     assert found.image is not None
     assert found.image.compat == "1.1"
-    assert base.inspect().used_by == (top.path,)
+    assert base.inspect().used_by == (f"{top.pool.name}/{top.name}",)
     job = base.check(wait=False)
     assert (job.kind, job.volume, job.result().clean) == ("check", "base", True)
     with pytest.raises(storaged.OperationUnsupported, match="format raw have no tables"):
@@ -133,11 +133,43 @@ def test_clones(remote: Storage, images: Pool, base: Volume) -> None:
 
 
 def test_a_secret_that_reaches_the_engine(remote: Storage, images: Pool, base: Volume) -> None:
-    with pytest.raises(storaged.InvalidArgument) as caught:
-        base.convert(secret=SECRET)
-    assert SECRET.decode() not in repr(caught.value)
-    base.resize("2 MiB", secret=SECRET)  # where none is needed it is not looked at
-    assert base.info().capacity == 2 << 20
+    attempts: tuple[Callable[[], None], ...] = (
+        lambda: base.convert(secret=SECRET),
+        lambda: base.resize("2 MiB", secret=SECRET),
+    )
+    for attempt in attempts:
+        with pytest.raises(storaged.InvalidArgument, match="which is not encrypted") as caught:
+            attempt()
+        assert SECRET.decode() not in repr(caught.value)
+    assert base.info().capacity == 1 << 20
+    locked = images.create("locked", "1 MiB", secret=SECRET)
+    with pytest.raises(storaged.InvalidSecret, match="volume 'locked': no key slot"):
+        images.clone(locked, "copy", source_secret=b"wrong")
+
+
+def test_a_secret_that_is_no_bytes_is_not_sent(images: Pool, base: Volume) -> None:
+    text: Any = "text"
+    for attempt in (
+        lambda: images.create("e", 4096, secret=text),
+        lambda: images.clone(base, "c", source_secret=text),
+        lambda: base.resize("2 MiB", secret=text),
+        lambda: base.convert(secret=text),
+    ):
+        with pytest.raises(storaged.InvalidArgument, match="a secret must be bytes, not str"):
+            attempt()
+
+
+def test_what_others_need_is_not_wiped(images: Pool, base: Volume) -> None:
+    images.clone(base, "top", backing=CloneBacking.LINKED)
+    attempts: tuple[Callable[[], None], ...] = (
+        lambda: base.wipe(),
+        lambda: base.resize(4096, shrink=True),
+    )
+    for attempt in attempts:
+        with pytest.raises(storaged.OperationInvalid, match="needed by other volumes") as caught:
+            attempt()
+        assert f"{images.name}/top" in (caught.value.advice or "")
+    base.wipe(force=True)
 
 
 def test_no_secret_leaves_the_host(

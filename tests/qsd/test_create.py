@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from storaged.errors import OperationFailed, OperationInvalid, OperationUnsupported
+from storaged.formats.errors import WrongPassphrase
 from storaged.qsd import CREATABLE, Image, ImageFile, create, export
 from tests.formats import qemu
 from tests.qsd.images import MIB, Watched, made, needed, opened
@@ -64,7 +65,7 @@ def test_encrypted(tmp_path: Path, format: str) -> None:
             disk.pwrite(b"clear text" * 100, 512)
             assert disk.pread(10, 512) == b"clear text"
         with (
-            pytest.raises(OperationFailed, match="Invalid password") as caught,
+            pytest.raises(WrongPassphrase) as caught,
             export(Image(file, format, secret=b"wrong")),
         ):
             pass

@@ -101,7 +101,7 @@ def test_an_inspection(peer: Peer, base: StorageVol, top: StorageVol) -> None:
     assert found.image is not None
     assert (found.image.backing, found.image.backing_format) == (base.key, "qcow2")
     assert [layer.name for layer in found.chain] == ["top", base.key]
-    assert inspect(peer, base).used_by == (top.key,)
+    assert inspect(peer, base).used_by == (f"{top.pool}/{top.name}",)
 
 
 def test_rebase(peer: Peer, base: StorageVol, top: StorageVol) -> None:

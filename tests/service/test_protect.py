@@ -1,14 +1,16 @@
-"""Deleting what other volumes need: libvirt's rule on its wire, the library's on our own."""
+"""Deleting, wiping, shrinking what others need: libvirt's rule on its wire, else the library's."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storaged.rpc import extension
 from storaged.rpc import storage as rpc
 from storaged.rpc.extension import CallFlag
+from storaged.rpc.program import Procedure
 from storaged.rpc.storage import StoragePool, StorageVol
 from storaged.service import Service
 from tests.doubles import refused
@@ -60,6 +62,33 @@ def test_our_program_asks_for_force(peer: Peer, base: StorageVol, target: Path) 
     assert (target / "base").exists()
     own_delete(peer, base, CallFlag.FORCE)
     assert not (target / "base").exists()
+
+
+SHRINK = 4
+#: What takes its content away, and what libvirt's call takes beside the volume.
+LOSSES: tuple[tuple[Procedure[Any, Any], tuple[int, ...]], ...] = (
+    (rpc.VOL_WIPE, (0,)),
+    (rpc.VOL_WIPE_PATTERN, (0, 0)),
+    (rpc.VOL_RESIZE, (1 << 19, SHRINK)),
+)
+
+
+@pytest.mark.parametrize(
+    ("procedure", "rest"), LOSSES, ids=lambda value: getattr(value, "name", "")
+)
+def test_its_content_is_kept_likewise(
+    service: Service, peer: Peer, base: StorageVol, procedure: Any, rest: tuple[int, ...]
+) -> None:
+    needed = "Requested operation is not valid: volume 'base' is needed by other volumes"
+    packed = procedure.args(base, *rest).pack()
+    service.set_protect_backing(True)
+    with refused(55, needed):
+        peer.call(procedure, base, *rest)
+    service.set_protect_backing(False)
+    with refused(55, needed):
+        peer.call(extension.CALL, procedure.number, packed, 0)
+    peer.call(extension.CALL, procedure.number, packed, CallFlag.FORCE)
+    peer.call(procedure, base, *rest)  # as libvirt
 
 
 def test_users(peer: Peer, pool: StoragePool, base: StorageVol) -> None:

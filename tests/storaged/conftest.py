@@ -22,6 +22,15 @@ from tests.doubles import Control, make_double
 
 #: Who nobody is on every Linux.
 NOBODY = 65534
+#: What the engine imports where it is used.
+_LATE = (
+    "ctypes",
+    "storaged.backends._content",
+    "storaged.formats.convert",
+    "storaged.formats.qcow2_amend",
+    "storaged.formats.qcow2_writer",
+    "storaged.formats.raw_writer",
+)
 
 
 @pytest.fixture
@@ -29,8 +38,9 @@ def ordinary_directory() -> Iterator[Path]:
     """A directory of an ordinary user, who this process is during the test."""
     directory = Path(tempfile.mkdtemp(prefix="storaged-test-"))
     was_root = os.geteuid() == 0
-    # Loaded at its first use, and Python may lie where that user may not read.
-    importlib.import_module("ctypes")
+    # Loaded at their first use, and Python may lie where that user may not read.
+    for late in _LATE:
+        importlib.import_module(late)
     try:
         if was_root:
             os.chown(directory, NOBODY, NOBODY)

@@ -43,6 +43,15 @@ def test_notes() -> None:
     assert of(state=state, reasons=("odd",), harmless=("odd",)) == [(Level.NOTE, "odd")]
 
 
+def test_what_a_format_cannot_record_is_not_asked_for() -> None:
+    image = ImageInfo("qed", MIB, backing=BackingRef(b"base"))
+    [found] = concerns(image, TARGET)
+    assert found.level is Level.NOTE
+    assert found.text == (
+        "the format of its backing file is not recorded, and qed has no place for it"
+    )
+
+
 @pytest.mark.parametrize(
     "facts",
     [

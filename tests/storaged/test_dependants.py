@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from storaged.errors import OperationInvalid
+from storaged.errors import InvalidArgument, OperationInvalid
 from storaged.formats.image import BackingRef, ImageInfo
 from storaged.index import VolumeIndex
 from storaged.model import VolumeRecord
 from storaged.poolhandle import Pool
 from storaged.storage import Storage
+from storaged.volumehandle import Volume
 from tests.storaged.conftest import Engine
 
 MIB = 1 << 20
@@ -59,6 +62,43 @@ def test_delete_is_refused_unless_forced(two: tuple[Pool, Pool]) -> None:
     assert Path(one.volume("base").path).exists()
     one.volume("base").delete(force=True)
     assert "base" not in one.names()
+
+
+def losses(base: Volume) -> list[tuple[str, Callable[..., None]]]:
+    return [
+        ("wipe one/base --force", base.wipe),
+        ("resize one/base SIZE --shrink --force", partial(base.resize, "512 KiB", shrink=True)),
+        (
+            "resize one/base SIZE --shrink --force",
+            partial(base.resize, "512 KiB", delta=True, shrink=True),
+        ),
+    ]
+
+
+def test_what_others_need_keeps_its_content(two: tuple[Pool, Pool]) -> None:
+    one, other = two
+    base = one.volume("base")
+    overlay(other, "far", base.path)
+    with Path(base.path).open("r+b") as file:
+        file.write(b"content")
+    for command, lose in losses(base):
+        with pytest.raises(OperationInvalid, match="'base' is needed by other volumes") as caught:
+            lose()
+        assert f"storagectl vol {command}" in (caught.value.advice or "")
+        assert "other/far" in (caught.value.advice or "")
+    assert Path(base.path).read_bytes() == b"content".ljust(MIB, b"\0")
+    base.resize("2 MiB", shrink=True)  # that takes nothing from anybody
+    for _command, lose in losses(base):
+        lose(force=True)
+    assert base.info().capacity == 0
+    other.volume("far").wipe()
+
+
+def test_a_smaller_size_unasked_is_what_is_said_first(two: tuple[Pool, Pool]) -> None:
+    one, _other = two
+    overlay(one, "top", "base")
+    with pytest.raises(InvalidArgument, match="shrink"):
+        one.volume("base").resize(4096)
 
 
 def test_free_again_when_nobody_needs_it(two: tuple[Pool, Pool]) -> None:

@@ -47,6 +47,7 @@ PREFIXES = {
     "Unsupported": (3, "this function is not supported by the connection driver: %s"),
     "InvalidArgument": (8, "invalid argument: %s"),
     "BadArgument": (8, "%s"),
+    "InvalidSecret": (65, "Invalid secret: %s"),
     "OperationFailed": (9, "operation failed: %s"),
     "PoolExists": (9, "operation failed: %s"),
     "NoSpace": (9, "operation failed: %s"),

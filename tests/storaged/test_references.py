@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storaged.cli import render
 from storaged.references import Reference, ReferenceKind, clean, refer, without_credentials
 
 
@@ -129,3 +130,21 @@ def test_what_is_a_local_name(name: bytes, path: str | None) -> None:
 )
 def test_credentials_are_not_told(text: str, clean: str) -> None:
     assert without_credentials(text) == clean
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"a\xffb", "a\\xffb"),
+        (b"a\x1b[2J\n", "a\\x1b[2J\\x0a"),
+        ("a\u202eb\u00e4".encode(), "a\\u202eb\u00e4"),
+        (b"a\\b'\"", "a\\b'\""),
+        (b"x" * 300, "x" * 200 + "..."),
+    ],
+)
+def test_what_is_shown_is_escaped_once(name: bytes, shown: str) -> None:
+    """It is the same as the command line makes of the name itself, and stays so there."""
+    assert str(refer(name, "/p")) == shown
+    assert render.clean(shown) == shown
+    if len(name) < 200:
+        assert render.clean(os.fsdecode(name)) == shown
