@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -63,7 +64,10 @@ class Watched(Job[None]):
 
 def open_files(pid: int) -> set[str]:
     """Return what a process has open that has a name."""
-    links = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    links = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            links.add(str(link.readlink()))
     return {link for link in links if link.startswith("/")}
 
 
@@ -72,8 +76,10 @@ def children() -> set[int]:
 
     Other tests of the same run may have other children.
     """
-    listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
-    found = {int(child) for path in listed for child in path.read_text().split()}
+    found: set[int] = set()
+    for listed in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended: its children are another's now
+            found.update(map(int, listed.read_text().split()))
     return {child for child in found if b"qemu-storage-daemon" in _command(child)}
 
 
