@@ -60,8 +60,8 @@ def test_an_uri_in_the_environment(daemon: Daemon, served: Ctl, tmp_path: Path):
 
 def wiping(served: Ctl) -> tuple[str, ...]:
     """Return the words of a command that takes a while."""
-    served.out("vol", "create-as", "t", "a", "512M")
-    fill(served.images / "a", 512)
+    served.out("vol", "create-as", "t", "a", "1536M")
+    fill(served.images / "a", 1536)
     return "vol", "wipe", "t/a", "--algorithm", "gutmann"
 
 
