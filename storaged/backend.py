@@ -16,8 +16,7 @@ here or below.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from storaged.errors import Unsupported
@@ -31,96 +30,20 @@ from storaged.imaging import CloneOptions as CloneOptions
 from storaged.imaging import Compression as Compression
 from storaged.imaging import Durability as Durability
 from storaged.job import Job
-from storaged.model import (
-    Permissions,
-    PoolDef,
-    PoolSource,
-    Space,
-    VolumeDef,
-    VolumeRecord,
-)
+from storaged.mechanism import NO_SECRETS as NO_SECRETS
+from storaged.mechanism import PLAIN_CLONE as PLAIN_CLONE
+from storaged.mechanism import Descriptor as Descriptor
+from storaged.mechanism import DeviceEvent as DeviceEvent
+from storaged.mechanism import Figures as Figures
+from storaged.mechanism import Host as Host
+from storaged.mechanism import ImageSource as ImageSource
+from storaged.mechanism import Refresh as Refresh
+from storaged.mechanism import SecretSource as SecretSource
+from storaged.mechanism import SecretUsage as SecretUsage
+from storaged.model import PoolDef, PoolSource, VolumeDef, VolumeRecord
 
 #: The version of this interface; docs/backends.md has its changelog.
 API = 1
-
-#: A clone as libvirt makes it.
-PLAIN_CLONE = CloneOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What a backend may know of the engine it serves.
-
-    :param id: names this host and this state root in the files of work under way.
-    :param session: an ordinary user's engine: it never changes an owner.
-    """
-
-    id: str
-    durability: Durability = Durability.FULL
-    session: bool = False
-    #: version of libvirt whose defaults hold, such as 9000000
-    compat_level: int = 9_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """What a pool type is, for capabilities and checks.
-
-    :param type: the value of ``pool@type``.
-    :param source_formats: values of ``source/format``, the default first; empty: it has none.
-    :param volume_formats: values of ``target/format`` of its volumes, the default first.
-    """
-
-    type: str
-    source_formats: tuple[str, ...] = ()
-    volume_formats: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What can be told of a pool without a scan.
-
-    :param permissions: of its target.
-    :param problem: what is wrong with the target; the other figures say nothing then.
-    """
-
-    space: Space
-    permissions: Permissions | None = None
-    problem: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """What one scan found.
-
-    :param volumes: by name. The scan may hand back the very records it was given.
-    :param permissions: of the target; None if the type has none.
-    """
-
-    volumes: dict[str, VolumeRecord]
-    space: Space
-    permissions: Permissions | None = None
-    problems: tuple[str, ...] = ()
-
-
-def _no_disk() -> Handle:
-    raise Unsupported("storage pool doesn't support reading of volumes as disks")
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSource:
-    """The source of a clone, opened by its own backend.
-
-    *handle* is read only and belongs to the caller, who closes it; *path* is for messages.
-
-    :param open_disk: opens it as a guest sees it, see `Transfers.open_disk`; who calls it closes
-        what it returns.
-    """
-
-    record: VolumeRecord
-    handle: Handle
-    path: str = ""
-    open_disk: Callable[[], Handle] = _no_disk
 
 
 class Backend(ABC):
@@ -371,6 +294,44 @@ class Transfers(Ability, ABC):
         self, volume: VolumeRecord, offset: int, length: int, *, sparse: bool = False
     ) -> Source:
         """Open a volume for reading from *offset*; a *length* of 0 is "to the end"."""
+
+
+class StopsByForce(Ability, ABC):
+    """The storage can be let go of although it is in use, or does not answer."""
+
+    missing = "storage pool does not support a forced stop"
+
+    @abstractmethod
+    def stop_by_force(self, job: Job[Any]) -> None:
+        """As `Backend.stop`, without waiting for the storage: a lazy unmount, a logout."""
+
+
+class Watched(Ability, ABC):
+    """The storage can go away under an active pool, and come back: it has a server."""
+
+    missing = "storage pool is not watched"
+
+    #: how often it is looked at, in seconds
+    watch_every: ClassVar[float] = 2.0
+
+    @abstractmethod
+    def watch(self) -> None:
+        """Touch the storage in the cheapest way that shows whether it is there.
+
+        It is called on a thread that may be lost: it may hang.
+
+        :raise StorageError: it does not answer, or is not what it was.
+        """
+
+
+class Plugged(Ability, ABC):
+    """The volumes are devices of this host, which come and go."""
+
+    missing = "storage pool has no devices"
+
+    @abstractmethod
+    def concerns(self, event: DeviceEvent) -> bool:
+        """Tell whether the pool should be scanned because of what happened to a device. Quick."""
 
 
 class Anchored(Ability, ABC):

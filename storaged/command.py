@@ -7,9 +7,11 @@ is built here.
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
 from storaged.errors import CommandFailed, system_errors
@@ -80,6 +82,19 @@ class Child:
         status = self._process.poll()
         return CommandFailed(self._argv, 0 if status is None else status, self.said())
 
+    def terminate(self) -> None:
+        """Tell the program to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill the program; one that hangs in the kernel ends when it returns from there."""
+        self._process.kill()
+
+    def reap(self) -> None:
+        """Wait for the end of a program that was killed, however long that takes."""
+        self._process.wait()
+        self.close(patience=0)
+
     def close(self, *, patience: float = 2.0) -> None:
         """See to it that the program ends. Calling it again does nothing.
 
@@ -100,20 +115,33 @@ class Child:
         os.close(self._errors)
 
 
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom a program runs as: a user, a group, and no further groups."""
+
+    uid: int
+    gid: int
+
+
 def start(
     argv: Sequence[str],
     environ: Mapping[str, str],
     *,
     keep: Sequence[int] = (),
     shown: Sequence[str] | None = None,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    user: User | None = None,
 ) -> Child:
     """Start a program in a session of its own that is talked to by descriptors it inherits.
 
-    It reads nothing, its standard output is thrown away, and what it says on its standard error is
-    kept up to a bound.
+    What it says on its standard error is kept up to a bound.
 
     :param environ: the whole environment of the program, see `environment`.
     :param keep: descriptors that it gets under their numbers.
+    :param stdin: what it reads; None: nothing.
+    :param stdout: where its standard output goes; None: it is thrown away.
+    :param user: whom it runs as; None: as we do.
     :param shown: the arguments as errors show them, where *argv* begins with what is only a means.
     :raise CommandFailed: there is no such program, or it cannot be run.
     """
@@ -129,14 +157,17 @@ def start(
     try:
         process = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=subprocess.DEVNULL if stdout is None else stdout,
             stderr=errors,
             env=dict(environ),
             pass_fds=tuple(keep),
             start_new_session=True,
+            user=None if user is None else user.uid,
+            group=None if user is None else user.gid,
+            extra_groups=None if user is None else (),
         )
-    except (OSError, ValueError) as err:  # a value: a NUL in an argument
+    except (OSError, ValueError, subprocess.SubprocessError) as err:  # a value: a NUL in it
         os.close(errors)
         why = err.strerror if isinstance(err, OSError) else err
         raise CommandFailed(argv, 127, f"cannot run {argv[0]}: {why}") from err
@@ -144,6 +175,23 @@ def start(
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
+    """Wait for the end of a program without asking again and again, as `Popen.wait` would."""
+    if timeout <= 0 or process.poll() is not None:
+        return process.poll()
+    try:
+        ending = os.pidfd_open(process.pid)
+    except OSError:  # it has ended just now, or we have no descriptor left
+        return _ask(process, timeout)
+    try:
+        watch = select.poll()
+        watch.register(ending, select.POLLIN)
+        watch.poll(timeout * 1000)
+    finally:
+        os.close(ending)
+    return process.poll()
+
+
+def _ask(process: subprocess.Popen[bytes], timeout: float) -> int | None:
     import subprocess  # slow to import; whoever has a child has it
 
     try:

@@ -110,6 +110,17 @@ class CommandFailed(InternalError):
         self.stderr = stderr
 
 
+class CommandTimeout(CommandFailed):
+    """A tool did not come to its end in time, and was killed."""
+
+    def __init__(self, argv: tuple[str, ...], seconds: float, stderr: str) -> None:
+        super().__init__(argv, -9, f"it took more than {seconds:g} s. {stderr}".strip())
+
+
+class MissingProgram(InternalError):
+    """A program that is needed is not installed; the advice names the package."""
+
+
 class MissingBackend(InternalError):
     """Nobody brings the pool's type, or what brings it cannot be used; the advice says why."""
 

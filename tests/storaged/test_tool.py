@@ -1,0 +1,96 @@
+"""Tools that are run to their end: what they print, their bounds, and how they are ended."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from storaged import tool
+from storaged.command import User
+from storaged.errors import Cancelled, CommandFailed, CommandTimeout, MissingProgram
+from storaged.job import Job
+
+
+def test_output() -> None:
+    found = tool.run(["sh", "-c", "printf 'a\\377b'; echo oops >&2"], timeout=20)
+    assert found.stdout == b"a\xffb"
+    assert found.text == "a\udcffb"
+    assert found.stderr == "oops"
+    assert found.status == 0
+
+
+def test_large_output() -> None:
+    found = tool.run(["seq", "200000"], timeout=20)
+    assert found.stdout.splitlines()[-1] == b"200000"
+
+
+def test_input() -> None:
+    assert tool.run(["cat"], timeout=20, stdin=b"hello").stdout == b"hello"
+    assert tool.run(["cat"], timeout=20).stdout == b""
+
+
+def test_status() -> None:
+    with pytest.raises(CommandFailed, match="unexpected exit status 3: bad") as caught:
+        tool.run(["sh", "-c", "echo bad >&2; exit 3"], timeout=20)
+    assert caught.value.status == 3
+    assert tool.run(["sh", "-c", "exit 3"], timeout=20, accept=(0, 3)).status == 3
+    assert tool.run(["sh", "-c", "exit 7"], timeout=20, accept=()).status == 7
+
+
+def test_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")
+    said = tool.run(["env"], timeout=20).text
+    assert "LC_ALL=C.UTF-8" in said
+    assert "LANGUAGE" not in said
+
+
+def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storaged.command._PROGRAMS", ())
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(MissingProgram, match="lvm is not installed") as caught:
+        tool.run(["lvm", "version"], timeout=20)
+    assert caught.value.advice == "On Debian: apt-get install lvm2."
+
+
+def test_too_long() -> None:
+    started = time.monotonic()
+    with pytest.raises(CommandTimeout, match="it took more than 0.2 s. busy"):
+        tool.run(["sh", "-c", "echo busy >&2; exec sleep 100"], timeout=0.2)
+    assert time.monotonic() - started < 10
+
+
+def test_deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not listen is killed, and reaped."""
+    monkeypatch.setattr(tool, "_PATIENCE", 0.2)
+    with pytest.raises(CommandTimeout):
+        tool.run(["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"], timeout=0.3)
+
+
+def test_cancel() -> None:
+    job: Job[None] = Job("look", "p")
+    threading.Timer(0.2, job.cancel).start()
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        tool.run(["sleep", "100"], timeout=50, job=job)
+    assert time.monotonic() - started < 10
+
+
+def test_cancel_lets_a_change_end(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    job: Job[None] = Job("build", "p")
+    threading.Timer(0.2, job.cancel).start()
+    with pytest.raises(Cancelled):
+        tool.run(["sh", "-c", f"sleep 1; touch {done}"], timeout=50, job=job, changes=True)
+    assert done.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")
+def test_user() -> None:
+    found = tool.run(["id"], timeout=20, user=User(1234, 2345))
+    assert found.text.split()[:2] == ["uid=1234", "gid=2345"]
+    assert "groups=2345\n" in found.text
