@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+
 from storaged.formats.handle import Checkpoint, Handle
 
 #: Space is taken in pieces of this many bytes: ext4's longest extent.
@@ -31,9 +35,12 @@ def create(
 def allocate(handle: Handle, start: int, end: int, checkpoint: Checkpoint | None = None) -> None:
     """Take the space from *start* to *end*, which then reads as zeros.
 
+    What cannot fit is not begun: nobody else is to find the disk full meanwhile.
+
     :param checkpoint: called with the bytes done so far and *end* - *start*.
     :raise OSError: ENOSPC where the space is not there; part of it may then be taken.
     """
+    _require_space(handle, end - start)
     offset, piece = start, _FIRST_PIECE
     while offset < end:
         length = min(piece, end - offset)
@@ -42,6 +49,19 @@ def allocate(handle: Handle, start: int, end: int, checkpoint: Checkpoint | None
         piece = min(piece * 2, _PIECE)
         if checkpoint is not None:
             checkpoint(offset - start, end - start)
+
+
+def _require_space(handle: Handle, length: int) -> None:
+    """Raise if a file system says that it has not so many bytes left.
+
+    :raise OSError: ENOSPC.
+    """
+    fd = handle.fileno()
+    if fd is None or length <= 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return
+    facts = os.fstatvfs(fd)
+    if facts.f_blocks and length > facts.f_bfree * facts.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def fill_holes(handle: Handle, end: int, checkpoint: Checkpoint) -> None:

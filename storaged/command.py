@@ -11,8 +11,7 @@ import select
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from storaged.errors import CommandFailed, system_errors
 
@@ -115,8 +114,7 @@ class Child:
         os.close(self._errors)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Whom a program runs as: a user, a group, and no further groups."""
 
     uid: int
@@ -185,10 +183,11 @@ def _wait(process: subprocess.Popen[bytes], timeout: float) -> int | None:
     try:
         watch = select.poll()
         watch.register(ending, select.POLLIN)
-        watch.poll(timeout * 1000)
+        ended = watch.poll(timeout * 1000)
     finally:
         os.close(ending)
-    return process.poll()
+    # the kernel may tell of the end a moment before there is a status to fetch
+    return _ask(process, 1.0) if ended else process.poll()
 
 
 def _ask(process: subprocess.Popen[bytes], timeout: float) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from storaged.formats import raw, syscalls
+from storaged.formats.file import FileHandle
 from tests.formats.qemu import open_native
 
 MIB = 1 << 20
@@ -49,3 +50,15 @@ def test_progress_and_cancel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [total for _, total in seen] == [64 * MIB] * len(seen)
     assert len(seen) > 1
     assert (tmp_path / "raw").stat().st_size < 32 * MIB
+
+
+def test_what_cannot_fit_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all others on the file system would find it full for a while."""
+    begun: list[int] = []
+    monkeypatch.setattr(syscalls, "fallocate", lambda *given: begun.append(given[-1]))
+    with (
+        (tmp_path / "a").open("w+b") as file,
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        raw.create(FileHandle(file.fileno(), owned=False), 1 << 60, allocation=1 << 60)
+    assert begun == []
