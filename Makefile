@@ -1,4 +1,4 @@
-# The commands of a developer; `make help` lists them. CI calls `make test` and nothing else.
+# The commands of a developer; `make help` lists them. CI calls `make test` and `make test-vm`.
 
 VENV ?= .venv
 PYTHON ?=
@@ -7,11 +7,13 @@ PYTEST = $(VENV)/bin/python -m pytest
 JOBS ?= $(shell nproc)
 # for the targets that take some: make check ARGS="-k qcow2 -x"
 ARGS ?=
+VM = $(VENV)/bin/python -m tests.vm --venv $(VENV)
 
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run lint check check-pythons test coverage bench fuzz clean
+.PHONY: help setup run lint check check-pythons test test-vm command-vm coverage coverage-vm bench \
+    fuzz clean clean-vm
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,9 +42,20 @@ check-pythons: ## Run the quick tests with every Python >= 3.11 on this machine
 test: setup ## Run everything: linters, types, all tests, the built wheel
 	@$(PYTEST) -n $(JOBS) $(ARGS)
 
+test-vm: setup ## Run the tests marked kernel on a Debian kernel in QEMU; results in build/vm
+	@$(VM) -- $(ARGS)
+
+command-vm: setup ## Run one command in that guest; ARGS="lsblk"
+	@$(VM) --command -- $(ARGS)
+
 coverage: setup ## Run all tests but the installation and show the lines that none reached
 	@$(VENV)/bin/python -m coverage run -m pytest -q -m "not install" $(ARGS)
 	@$(VENV)/bin/python -m coverage report --skip-covered --show-missing
+
+coverage-vm: setup ## Run the tests marked kernel in the guest and show the lines that none reached
+	@$(VM) --coverage -- $(ARGS)
+	@$(VENV)/bin/python -m coverage combine --keep --data-file build/vm/.coverage build/vm
+	@$(VENV)/bin/python -m coverage report --data-file build/vm/.coverage --skip-covered --show-missing
 
 bench: setup ## Measure against the goals; ARGS="--json FILE --directory DIR --only NAME"
 	@$(VENV)/bin/python -m tests.bench $(ARGS)
@@ -57,3 +70,6 @@ clean: ## Remove what the other targets made
 	rm -rf .venv .venv-* demo-root try build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 	    .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-vm: ## Remove what test-vm has cached in ~/.cache/storaged/vm
+	@python3 -m tests.vm --clean

@@ -3,4 +3,8 @@
 #: ``module:class`` by the value of ``pool@type``.
 BUILTIN = {
     "dir": "storaged.backends.dir:Dir",
+    "fs": "storaged.backends.fs:Fs",
+    "netfs": "storaged.backends.netfs:Netfs",
+    "logical": "storaged.backends.logical:Logical",
+    "iscsi": "storaged.backends.iscsi:Iscsi",
 }

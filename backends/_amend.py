@@ -100,7 +100,7 @@ class AmendsFiles(ReadsChains, ChangesHeaders):
             raise ConfigUnsupported(
                 f"'{backing.path}' cannot be a backing file: only a file of this host can"
             )
-        settle_backing(VolumeDef(volume.name, backing=backing), directory, self.target)
+        settle_backing(VolumeDef(volume.name, backing=backing), directory, self.target, self.rights)
         below = self.backing_volume(backing, directory)
         if below is None:
             return

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from storaged.backends._links import is_within, open_place
 from storaged.backends._plan import encoded
+from storaged.backends._rights import Rights
 from storaged.concerns import concerns, dangers
 from storaged.errors import ConfigUnsupported, OperationInvalid, StorageError, system_errors
 from storaged.formats.errors import FormatError
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from storaged.formats.vmdk_create import Parent
 
 
-def settle_backing(volume: VolumeDef, directory: int, target: str) -> VolumeDef:
+def settle_backing(
+    volume: VolumeDef, directory: int, target: str, rights: Rights | None = None
+) -> VolumeDef:
     """Return the request with the format of its backing store, and with its size if none is given.
 
     :param directory: the open target of the pool.
     :param target: its path; a relative backing path starts there.
+    :param rights: as whom the backing file is opened if we are refused.
     :raise SystemFailure: it is not there, not readable or not a file.
     :raise ConfigUnsupported: its format is not what was given, or cannot be told.
     :raise OperationInvalid: it is an image that is a danger.
@@ -43,7 +47,7 @@ def settle_backing(volume: VolumeDef, directory: int, target: str) -> VolumeDef:
     path = refer(name, target).path or f"{target}/{backing.path}"
     doing = f"inaccessible backing store volume {backing.path}"
     with system_errors(doing):
-        fd = open_place(path, directory)
+        fd = open_place(path, directory, rights)
     try:
         with system_errors(doing):
             return _settled(volume, backing, fd, path, is_own=is_within(fd, directory))
@@ -51,7 +55,9 @@ def settle_backing(volume: VolumeDef, directory: int, target: str) -> VolumeDef:
         os.close(fd)
 
 
-def vmdk_parent(volume: VolumeDef, directory: int, target: str) -> Parent | None:
+def vmdk_parent(
+    volume: VolumeDef, directory: int, target: str, rights: Rights | None = None
+) -> Parent | None:
     """Return what a new vmdk over a backing file has to know of it; None for every other volume.
 
     :raise FormatError: the backing file is no vmdk.
@@ -65,14 +71,16 @@ def vmdk_parent(volume: VolumeDef, directory: int, target: str) -> Parent | None
 
     name = encoded(backing.path, "backing store")
     path = refer(name, target).path or f"{target}/{backing.path}"
-    with FileHandle(open_place(path, directory)) as handle:
+    with FileHandle(open_place(path, directory, rights)) as handle:
         found = describe(handle)
     if found.cid is None:
         raise FormatError(f"{path!a} has no content id")
     return Parent(name, found.cid)
 
 
-def backing_size(image: ImageInfo | None, directory: int, target: str) -> int | None:
+def backing_size(
+    image: ImageInfo | None, directory: int, target: str, rights: Rights | None = None
+) -> int | None:
     """Return the virtual size of an image's backing image, None if it cannot be told.
 
     Of a file outside the pool the format must be recorded, as for a new volume.
@@ -83,7 +91,10 @@ def backing_size(image: ImageInfo | None, directory: int, target: str) -> int | 
     if path is None:
         return None
     recorded = image.backing.format
-    with suppress(OSError, StorageError), FileHandle(fd := open_place(path, directory)) as handle:
+    with (
+        suppress(OSError, StorageError),
+        FileHandle(fd := open_place(path, directory, rights)) as handle,
+    ):
         if recorded == "raw":
             return handle.size()
         if recorded is None and not is_within(fd, directory):

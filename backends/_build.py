@@ -11,6 +11,7 @@ from typing import Any
 
 from storaged.backend import Builds
 from storaged.backends._plan import no_nocow
+from storaged.backends._rights import OWN, Entries, made_by
 from storaged.backends._target import TargetDirectory
 from storaged.errors import InvalidArgument, OperationInvalid, SystemFailure, system_errors
 from storaged.formats import syscalls
@@ -19,6 +20,7 @@ from storaged.job import Job
 #: libvirt's mode for a new target that asks for none.
 DEFAULT_MODE = 0o711
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class BuildsDirectory(TargetDirectory, Builds):
@@ -35,13 +37,24 @@ class BuildsDirectory(TargetDirectory, Builds):
 
     def delete_target(self, job: Job[Any]) -> None:
         try:
-            Path(self.target).rmdir()
+            self._remove_target()
         except OSError as err:
             raise SystemFailure(
                 f"failed to remove pool '{self.target}'",
                 err.errno or errno.EIO,
                 advice=_why_not(err.errno, self.target),
             ) from err
+
+    def _remove_target(self) -> None:
+        try:
+            Path(self.target).rmdir()
+        except PermissionError:
+            path = Path(self.target)
+            parent = os.open(path.parent, _PARENT)
+            try:
+                self.rights.rmdir(parent, path.name)
+            finally:
+                os.close(parent)
 
     def make_directory(self) -> None:
         """Make the target and its parents, or adapt the target that is there.
@@ -50,34 +63,36 @@ class BuildsDirectory(TargetDirectory, Builds):
         """
         with system_errors(f"cannot create path '{self.target}'"):
             Path(self.target).parent.mkdir(parents=True, exist_ok=True)
-            parent = os.open(Path(self.target).parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            parent = os.open(Path(self.target).parent, _PARENT)
         try:
-            directory, made = self._open_or_make(parent)
+            directory, maker = self._open_or_make(parent)
         finally:
             os.close(parent)
         try:
-            self._set_permissions(directory, made=made)
+            self._set_permissions(directory, maker)
             self._control_cow(directory)
         finally:
             os.close(directory)
 
-    def _open_or_make(self, parent: int) -> tuple[int, bool]:
-        """Return the open target, and whether it is new.
+    def _open_or_make(self, parent: int) -> tuple[int, Entries | None]:
+        """Return the open target, and who made it if it is new.
 
         What was made is never reached through a link that somebody put in its place.
         """
         name = Path(self.target).name or "."
-        made = True
-        with system_errors(f"cannot create path '{self.target}'"):
-            try:
-                os.mkdir(name, 0o700, dir_fd=parent)
-            except FileExistsError:
-                made = False
+        maker: Entries | None = None
+        with system_errors(f"cannot create path '{self.target}'"), suppress(FileExistsError):
+            makers = self.rights.makers(parent, self.definition.permissions)
+            _, maker = made_by(makers, lambda each: each.mkdir(parent, name, 0o700))
         with system_errors(f"cannot open directory '{self.target}'"):
-            flags = _DIRECTORY | (os.O_NOFOLLOW if made else 0)
-            return os.open(name, flags, dir_fd=parent), made
+            flags = _DIRECTORY | (os.O_NOFOLLOW if maker else 0)
+            try:
+                return os.open(name, flags, dir_fd=parent), maker
+            except PermissionError as refusal:
+                return self.rights.open_refused(refusal, parent, name, flags), maker
 
-    def _set_permissions(self, directory: int, *, made: bool) -> None:
+    def _set_permissions(self, directory: int, maker: Entries | None) -> None:
+        entries = maker or OWN
         wanted = self.definition.permissions
         status = os.fstat(directory)
         owner = -1 if wanted.owner is None else wanted.owner
@@ -85,11 +100,11 @@ class BuildsDirectory(TargetDirectory, Builds):
         differs = owner not in (-1, status.st_uid) or group not in (-1, status.st_gid)
         if differs and not self.host.session:
             with system_errors(f"cannot chown '{self.target}' to ({owner}, {group})"):
-                os.fchown(directory, owner, group)
-        mode = DEFAULT_MODE if made and wanted.mode is None else wanted.mode
+                entries.chown(directory, owner, group)
+        mode = DEFAULT_MODE if maker and wanted.mode is None else wanted.mode
         if mode is not None and mode != stat.S_IMODE(status.st_mode):
             with system_errors(f"cannot set mode of '{self.target}' to {mode:04o}"):
-                os.fchmod(directory, mode)
+                entries.chmod(directory, mode)
 
     def _control_cow(self, directory: int) -> None:
         """Turn copy on write off, by default too: it fragments images. On as the pool asks."""

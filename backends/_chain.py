@@ -17,7 +17,6 @@ from storaged import imagelock
 from storaged.backends._image import OpensImages, format_errors
 from storaged.backends._layers import HeldFile, Layer, read_layer, stacked
 from storaged.backends._links import is_within, open_image, open_parent, real_path
-from storaged.backends._record import Recorder
 from storaged.backends._scan import look_at
 from storaged.chain import MAX_DEPTH, MAX_FILES, MAX_SECONDS, Chain, Link, Part
 from storaged.concerns import Concern, Level, concerns, dangers, obstacle
@@ -37,7 +36,7 @@ class ReadsChains(OpensImages, FollowsChains):
 
     def chain(self, volume: VolumeRecord, *, format: str | None = None) -> Chain:
         with self.opened_target() as directory, ExitStack() as files:
-            walk = _Walk(self.target, directory, files, locked=False)
+            walk = _Walk(self, directory, files, locked=False)
             with system_errors(f"Failed to inspect volume with path '{self.path_of(volume.name)}'"):
                 return self._walked(walk, directory, volume, format)
 
@@ -48,7 +47,7 @@ class ReadsChains(OpensImages, FollowsChains):
         :raise OSError: it cannot be read.
         """
         with ExitStack() as files:
-            walk = _Walk(self.target, directory, files, locked=False)
+            walk = _Walk(self, directory, files, locked=False)
             return walk.run(walk.keep(os.dup(fd)), volume.name, volume.format or "raw", volume)
 
     def open_disk(self, volume: VolumeRecord, *, format: str | None = None) -> Handle:
@@ -58,7 +57,7 @@ class ReadsChains(OpensImages, FollowsChains):
             ExitStack() as files,
             system_errors(f"Failed to open storage volume with path '{path}'"),
         ):
-            walk = _Walk(self.target, directory, files, locked=True)
+            walk = _Walk(self, directory, files, locked=True)
             self._require_usable(volume.name, self._walked(walk, directory, volume, format))
             with format_errors(volume.name):
                 disk = stacked(walk.layers)
@@ -74,7 +73,7 @@ class ReadsChains(OpensImages, FollowsChains):
         if clean(os.path.dirname(place)) != clean(self.target):  # noqa: PTH120
             return None
         name = os.path.basename(place)  # noqa: PTH119
-        return look_at(directory, name, Recorder(self.target))
+        return look_at(directory, name, self.recorder())
 
     def _walked(
         self, walk: _Walk, directory: int, volume: VolumeRecord, format: str | None
@@ -134,15 +133,18 @@ class _Place:
 class _Walk:
     """One way down a chain.
 
-    :param target: path of the pool's target.
+    :param pool: whose target it is.
     :param directory: the open target.
     :param files: takes over all descriptors of images.
     :param locked: keep QEMU's writers out of each, for as long as it is open.
     """
 
-    def __init__(self, target: str, directory: int, files: ExitStack, *, locked: bool) -> None:
+    def __init__(
+        self, pool: ReadsChains, directory: int, files: ExitStack, *, locked: bool
+    ) -> None:
         self.layers: list[Layer] = []
-        self._target = target
+        self._target = pool.target
+        self._rights = pool.rights
         self._directory = directory
         self._files = files
         self._locked = locked
@@ -211,7 +213,7 @@ class _Walk:
     def _open(self, place: _Place, what: str) -> int:
         try:
             name = os.path.basename(place.path)  # noqa: PTH119
-            fd = self.keep(open_image(place.directory, name, place.path))
+            fd = self.keep(open_image(place.directory, name, place.path, self._rights))
         except OSError as err:
             raise _unopened(what, err) from err
         except StorageError as err:  # a link that is not to be followed

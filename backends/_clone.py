@@ -79,13 +79,13 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
             if is_folder or volume.format == "dir":
                 raise OperationUnsupported(f"directory volume '{source.name}' cannot be cloned")
             check_sound(source, "cloned")
-            _check_locked(volume, source, options)
+            check_locked(volume, source, options)
             volume = _with_defaults(volume, source, options)
             if preallocate_metadata:
                 _check_preallocation(volume, source, options)
             volume = _with_backing(volume, source.image, options.backing)
             if volume.backing is not None and not _keeps(volume, source.image):
-                volume = settle_backing(volume, directory, self.target)
+                volume = settle_backing(volume, directory, self.target, self.rights)
         from storaged.backends import _content
 
         _content.check(volume, compress=options.compress)
@@ -119,13 +119,13 @@ class ClonesFiles(CreatesFiles, ClonesVolumes):
             system_errors(doing),
             _content.disk_of(source, job, options.source_secret) as disk,
         ):
-            _check_same(source)
+            check_same(source)
             durability = options.durability
             with self.new_volume(directory, volume, job, durability=durability) as file:
                 target = FileHandle(file.fd, owned=False)
                 if not volume.nocow:
                     _follow_nocow(target, source.handle)
-                with _sharing_errors(source, required=reflink):
+                with sharing_errors(source, required=reflink):
                     _fill(target, volume, disk, record, job, way)
             return self.read_again(directory, volume.name)
 
@@ -180,7 +180,7 @@ def _fill(
         raw.fill_holes(target, target.size(), job.checkpoint)
 
 
-def _check_locked(volume: VolumeDef, source: VolumeRecord, options: CloneOptions) -> None:
+def check_locked(volume: VolumeDef, source: VolumeRecord, options: CloneOptions) -> None:
     """Refuse to take the ciphertext of a raw volume for the data of a guest.
 
     Copied to another raw volume it is what it was: the container, with its passphrases.
@@ -278,7 +278,7 @@ def _keeps(volume: VolumeDef, image: ImageInfo | None) -> bool:
     return volume.backing is not None and image is not None and image.backing is not None
 
 
-def _check_same(source: ImageSource) -> None:
+def check_same(source: ImageSource) -> None:
     """Refuse to clone another image than the one that was checked."""
     record = source.record
     if record.format not in _RAW and probe(source.handle) != record.image:
@@ -297,7 +297,7 @@ def _follow_nocow(target: FileHandle, source: Handle) -> None:
 
 
 @contextmanager
-def _sharing_errors(source: ImageSource, *, required: bool) -> Iterator[None]:
+def sharing_errors(source: ImageSource, *, required: bool) -> Iterator[None]:
     """Tell what is behind it if data could not be shared that had to be."""
     try:
         yield

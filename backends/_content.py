@@ -99,7 +99,7 @@ def create(
             handle, volume, job, secret=secret, preallocate_metadata=preallocate_metadata
         )
     elif volume.encryption is not None and secret is not None:
-        _create_container(handle, volume, secret)
+        create_container(handle, volume, secret)
     else:
         _writers.write(
             handle, volume, job.checkpoint,
@@ -139,7 +139,7 @@ def _create_foreign(
     )  # fmt: skip
 
 
-def _create_container(handle: Handle, volume: VolumeDef, secret: bytes) -> Handle:
+def create_container(handle: Handle, volume: VolumeDef, secret: bytes) -> Handle:
     """Make an empty file a LUKS container and return the disk in it, which reads as noise."""
     from storaged.formats import luks_create
 
@@ -192,7 +192,7 @@ def writer(
             yield RawWriter(disk, disk.size())
     elif volume.encryption is not None and secret is not None:
         # A hole would read as noise: every zero has to be written.
-        yield RawWriter(_create_container(handle, volume, secret), volume.capacity, zeroed=False)
+        yield RawWriter(create_container(handle, volume, secret), volume.capacity, zeroed=False)
     else:
         filling = _native(handle, volume, like, compress, subformat)
         yield Preallocating(filling) if preallocate else filling

@@ -25,7 +25,8 @@ from storaged.backends._newfile import (
     remove_leftovers,
     taken_names,
 )
-from storaged.backends._record import Recorder, mark_raw
+from storaged.backends._record import mark_raw
+from storaged.backends._rights import OWN, Entries, made_by
 from storaged.errors import NameTaken, OperationInvalid, SystemFailure, system_errors
 from storaged.formats import raw, syscalls
 from storaged.formats.file import FileHandle
@@ -51,14 +52,14 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
         super().start(job)
         self._unnamed = None  # another file system may be there by now
         with suppress(OSError, SystemFailure), self.opened_target(verify=False) as directory:
-            remove_leftovers(directory, self.host.id)
+            remove_leftovers(directory, self.host.id, self.rights)
 
     def plan(self, volume: VolumeDef, *, preallocate_metadata: bool = False) -> VolumeDef:
         with self.opened_target() as directory:
             self.check_free(directory, volume.name)
             volume = _plan.settle(volume, self.path_of(volume.name), self.host.compat_level)
             _plan.check_request(volume, preallocate_metadata=preallocate_metadata)
-            volume = settle_backing(volume, directory, self.target)
+            volume = settle_backing(volume, directory, self.target, self.rights)
             self._check_chain(volume, directory)
             _plan.check_rest(volume)
             self._check_nocow(directory, volume)
@@ -89,7 +90,7 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
                     else:
                         self._fill(directory, handle, volume, job, preallocate_metadata, secret)
                 if file.status is not None and _is_plain(volume):
-                    return Recorder(self.target).of_plain(volume.name, file.status)
+                    return self.recorder().of_plain(volume.name, file.status)
             return self.read_again(directory, volume.name)
 
     def check_free(self, directory: int, name: str) -> None:
@@ -101,7 +102,10 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
         _plan.check_name(name)
         path = self.path_of(name)
         with system_errors(f"cannot stat file '{path}'"), suppress(FileNotFoundError):
-            os.stat(name, dir_fd=directory, follow_symlinks=False)
+            try:
+                os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except PermissionError as refusal:
+                self.rights.stat_refused(refusal, directory, name)
             raise NameTaken(f"volume target path '{path}' already exists")
 
     @contextmanager
@@ -122,18 +126,19 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
         part = "" if self._unnamed else part_name(self.host.id, job.id)
         with taken_names(self.path_of(volume.name), volume.name):
             unnamed = self.can_be_unnamed(directory, part)
-            with new_file(directory, part, unnamed=unnamed) as file:
+            makers = self.rights.makers(directory, volume.permissions)
+            with new_file(directory, part, unnamed=unnamed, makers=makers) as file:
                 if volume.nocow:
                     self._set_nocow(file.fd, volume)
                 yield file
-                self.set_permissions(file.fd, volume.permissions)
+                self.set_permissions(file.fd, volume.permissions, file.entries)
                 self.sync(file.fd, durability)
                 job.checkpoint()
                 file.commit(volume.name)
                 try:
                     self.sync(directory, durability)
                 except OSError:
-                    os.unlink(volume.name, dir_fd=directory)
+                    file.entries.unlink(directory, volume.name)
                     raise
 
     def can_be_unnamed(self, directory: int, part: str) -> bool:
@@ -146,9 +151,10 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
             self._unnamed = can_be_unnamed(directory, part)
         return self._unnamed
 
-    def set_permissions(self, fd: int, permissions: Permissions) -> None:
+    def set_permissions(self, fd: int, permissions: Permissions, entries: Entries = OWN) -> None:
         """Give a new file or directory what was asked for, whatever the umask is.
 
+        :param entries: who made it.
         :raise OSError: the kernel refused.
         """
         status = os.fstat(fd)
@@ -156,10 +162,10 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
         group = -1 if permissions.group is None else permissions.group
         differs = owner not in (-1, status.st_uid) or group not in (-1, status.st_gid)
         if differs and not self.host.session:
-            os.fchown(fd, owner, group)
+            entries.chown(fd, owner, group)
         mode = DEFAULT_MODE if permissions.mode is None else permissions.mode
         if differs or stat.S_IMODE(status.st_mode) != mode:  # a new owner takes special bits away
-            os.fchmod(fd, mode)
+            entries.chmod(fd, mode)
 
     def _fill_plain(self, handle: FileHandle, volume: VolumeDef, job: Job[Any]) -> None:
         path = self.path_of(volume.name)
@@ -193,23 +199,30 @@ class CreatesFiles(ReadsChains, CreatesVolumes):
                 job,
                 preallocate_metadata=preallocate_metadata,
                 secret=secret,
-                parent=vmdk_parent(volume, directory, self.target),
+                parent=vmdk_parent(volume, directory, self.target, self.rights),
             )
 
     def _make_directory(self, directory: int, volume: VolumeDef) -> None:
         with taken_names(self.path_of(volume.name), volume.name):
-            os.mkdir(volume.name, 0o700, dir_fd=directory)
+            makers = self.rights.makers(directory, volume.permissions)
+            _, entries = made_by(makers, lambda each: each.mkdir(directory, volume.name, 0o700))
             try:
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(volume.name, flags, dir_fd=directory)
+                fd = self._open_new_directory(directory, volume.name)
                 try:
-                    self.set_permissions(fd, volume.permissions)
+                    self.set_permissions(fd, volume.permissions, entries)
                 finally:
                     os.close(fd)
                 self.sync(directory)
             except OSError:
-                os.rmdir(volume.name, dir_fd=directory)
+                entries.rmdir(directory, volume.name)
                 raise
+
+    def _open_new_directory(self, directory: int, name: str) -> int:
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(name, flags, dir_fd=directory)
+        except PermissionError as refusal:
+            return self.rights.open_refused(refusal, directory, name, flags)
 
     def _check_chain(self, volume: VolumeDef, directory: int) -> None:
         """Refuse a backing file that has a danger somewhere below it.

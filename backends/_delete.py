@@ -12,7 +12,8 @@ from typing import Any
 from storaged import imagelock
 from storaged.backend import DeletesVolumes
 from storaged.backends._image import OpensImages
-from storaged.backends._record import OPEN_FLAGS, Recorder
+from storaged.backends._record import OPEN_FLAGS
+from storaged.backends._rights import Rights
 from storaged.backends._scan import look_at
 from storaged.errors import SystemFailure, system_errors
 from storaged.job import Job
@@ -27,15 +28,15 @@ class DeletesFiles(OpensImages, DeletesVolumes):
         with self.opened_target() as directory:
             try:
                 if volume.type is not VolumeType.FILE and _is_link(directory, volume.name):
-                    os.unlink(volume.name, dir_fd=directory)
+                    self.rights.unlink(directory, volume.name)
                 elif volume.type is VolumeType.PLOOP and self._is_ploop(directory, volume.name):
                     shutil.rmtree(volume.name, dir_fd=directory)
                 elif volume.type in (VolumeType.DIR, VolumeType.PLOOP):
                     self._remove_directory(directory, volume.name)
                 else:
                     if not force:
-                        _check_unused(directory, volume.name)
-                    os.unlink(volume.name, dir_fd=directory)
+                        _check_unused(directory, volume.name, self.rights)
+                    self.rights.unlink(directory, volume.name)
             except FileNotFoundError:
                 return
             except OSError as err:
@@ -45,12 +46,12 @@ class DeletesFiles(OpensImages, DeletesVolumes):
 
     def _is_ploop(self, directory: int, name: str) -> bool:
         """Tell whether it still is one: another directory of that name may hold anything."""
-        now = look_at(directory, name, Recorder(self.target))
+        now = look_at(directory, name, self.recorder())
         return now is not None and now.type is VolumeType.PLOOP
 
     def _remove_directory(self, directory: int, name: str) -> None:
         try:
-            os.rmdir(name, dir_fd=directory)
+            self.rights.rmdir(directory, name)
         except FileNotFoundError:
             raise
         except OSError as err:
@@ -68,10 +69,13 @@ def _is_link(directory: int, name: str) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
-def _check_unused(directory: int, name: str) -> None:
+def _check_unused(directory: int, name: str, rights: Rights) -> None:
     """Refuse a file that a virtual machine has open; one that cannot be read is not looked at."""
     with suppress(OSError):
-        fd = os.open(name, OPEN_FLAGS, dir_fd=directory)
+        try:
+            fd = os.open(name, OPEN_FLAGS, dir_fd=directory)
+        except PermissionError as refusal:
+            fd = rights.open_refused(refusal, directory, name, OPEN_FLAGS)
         try:
             imagelock.check(fd, name)
         finally:

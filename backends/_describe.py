@@ -10,6 +10,7 @@ import os
 import stat
 from contextlib import suppress
 
+from storaged.backends._rights import Rights
 from storaged.formats import syscalls
 from storaged.formats.image import BackingRef
 from storaged.model import (
@@ -27,13 +28,16 @@ _LABEL = "security.selinux"
 _NAME_ONLY = os.O_PATH | os.O_CLOEXEC
 
 
-def describe(record: VolumeRecord, directory: int, target: str) -> VolumeDef:
+def describe(
+    record: VolumeRecord, directory: int, target: str, rights: Rights | None = None
+) -> VolumeDef:
     """Return the full definition of a volume of an open directory.
 
     :param target: the path of the directory.
+    :param rights: as whom the volume is looked at if we are refused.
     :raise OSError: the volume has gone (`FileNotFoundError`), or cannot be looked at.
     """
-    permissions, timestamps = _file_facts(record.name, directory)
+    permissions, timestamps = file_facts(record.name, directory, rights=rights)
     path = f"{target}/{record.name}"
     image = record.image
     return VolumeDef(
@@ -71,15 +75,29 @@ def _backing(backing: BackingRef, directory: int, target: str) -> BackingStore:
     if path is None:
         return BackingStore(without_credentials(os.fsdecode(backing.name)), kind)
     with suppress(OSError):
-        permissions, timestamps = _file_facts(path, directory, regular=True)
+        permissions, timestamps = file_facts(path, directory, regular=True)
         return BackingStore(path, kind, permissions, timestamps)
     return BackingStore(path, kind)
 
 
-def _file_facts(
-    path: str, directory: int, *, regular: bool = False
+def file_facts(
+    path: str,
+    directory: int | None = None,
+    *,
+    regular: bool = False,
+    rights: Rights | None = None,
 ) -> tuple[Permissions, Timestamps]:
-    fd = os.open(path, _NAME_ONLY, dir_fd=directory)
+    """Return what is told of a file or a device; it is not opened for reading.
+
+    :param regular: refuse all but a regular file.
+    :raise OSError: it is not there (`FileNotFoundError`), or cannot be looked at.
+    """
+    try:
+        fd = os.open(path, _NAME_ONLY, dir_fd=directory)
+    except PermissionError as refusal:
+        if rights is None or directory is None:
+            raise
+        fd = rights.find_refused(refusal, directory, path)
     try:
         status = os.fstat(fd)
         if regular and not stat.S_ISREG(status.st_mode):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from storaged import imagelock
 from storaged.backend import Durability
 from storaged.backends._links import open_entry
-from storaged.backends._record import IMAGE_KINDS, OPEN_FLAGS, Recorder
+from storaged.backends._record import IMAGE_KINDS, OPEN_FLAGS
 from storaged.backends._scan import ScansDirectory, look_at
 from storaged.concerns import dangers
 from storaged.errors import (
@@ -56,7 +56,7 @@ class OpensImages(ScansDirectory):
         with system_errors(f"Failed to open storage volume with path '{path}'"):
             try:
                 flags = _WRITE_FLAGS if writable else OPEN_FLAGS
-                fd = open_entry(directory, volume.name, flags, path)
+                fd = open_entry(directory, volume.name, flags, path, self.rights)
             except FileNotFoundError as err:
                 raise NoSuchVolume(f"no storage vol with matching path '{path}'") from err
             if stat.S_IFMT(os.fstat(fd).st_mode) in IMAGE_KINDS:
@@ -101,8 +101,8 @@ class OpensImages(ScansDirectory):
         """
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode):
-            return Recorder(self.target).of_file(name, fd, status)
-        return Recorder(self.target).of_device(name, fd, status)
+            return self.recorder().of_file(name, fd, status)
+        return self.recorder().of_device(name, fd, status)
 
     def read_again(
         self, directory: int, name: str, known: VolumeRecord | None = None
@@ -111,7 +111,7 @@ class OpensImages(ScansDirectory):
 
         :raise NoSuchVolume: somebody removed it meanwhile.
         """
-        record = look_at(directory, name, Recorder(self.target), known)
+        record = look_at(directory, name, self.recorder(), known)
         if record is None:
             raise NoSuchVolume(f"no storage vol with matching path '{self.path_of(name)}'")
         return record

@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 from storaged.backends._record import IMAGE_KINDS, NAME_ONLY, OPEN_FLAGS, open_named, owner_name
+from storaged.backends._rights import Rights
 from storaged.errors import OperationUnsupported, SystemFailure
 from storaged.formats import syscalls
 
@@ -22,27 +23,34 @@ _DIRECTORY = NAME_ONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MAX_LINKS = 40
 
 
-def open_entry(directory: int, name: str, flags: int, path: str) -> int:
+def open_entry(
+    directory: int, name: str, flags: int, path: str, rights: Rights | None = None
+) -> int:
     """Open an entry of a directory, or what it leads to if it is a link that may be followed.
 
     :param path: of the entry, for messages.
+    :param rights: as whom it is opened if we are refused; None: as nobody else.
     :raise OSError: the kernel refused.
     :raise SystemFailure: it is another link.
     :raise OperationUnsupported: it is a link to something else than an image.
     """
     try:
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+    except PermissionError as refusal:
+        if rights is None:
+            raise
+        return rights.open_refused(refusal, directory, name, flags)
     except OSError as err:
         if err.errno != errno.ELOOP:
             raise
     found = _Walk(path).find(directory, name)
     try:
-        return _open_goal(found, flags, name, path)
+        return _open_goal(found, flags, name, path, rights)
     finally:
         os.close(found)
 
 
-def open_place(path: str, directory: int) -> int:
+def open_place(path: str, directory: int, rights: Rights | None = None) -> int:
     """Open for reading what a path leads to, without opening what is no image on the way.
 
     :param path: absolute, or from the open *directory* on.
@@ -53,7 +61,7 @@ def open_place(path: str, directory: int) -> int:
     """
     parent = open_parent(path, directory)
     try:
-        return open_image(parent, os.path.basename(path), path)  # noqa: PTH119
+        return open_image(parent, os.path.basename(path), path, rights)  # noqa: PTH119
     finally:
         os.close(parent)
 
@@ -69,14 +77,19 @@ def open_parent(path: str, directory: int) -> int:
     return _Walk(path).find(directory, f"{folder}/" if folder else ".")
 
 
-def open_image(directory: int, name: str, path: str) -> int:
+def open_image(directory: int, name: str, path: str, rights: Rights | None = None) -> int:
     """As `open_place`, for an entry of an open directory; *path* is for messages."""
     walk = _Walk(path)
-    found = walk.find(directory, name)
+    try:
+        found = walk.find(directory, name)
+    except PermissionError as refusal:
+        if rights is None:
+            raise
+        return rights.open_refused(refusal, directory, name, OPEN_FLAGS)
     try:
         if walk.links or is_kernels(found):
-            return _open_goal(found, OPEN_FLAGS, name, path)
-        return open_named(found, OPEN_FLAGS)
+            return _open_goal(found, OPEN_FLAGS, name, path, rights)
+        return open_named(found, OPEN_FLAGS, rights)
     finally:
         os.close(found)
 
@@ -171,13 +184,13 @@ class _Walk:
         raise _foreign_link(self._path, str(path), maker, owner)
 
 
-def _open_goal(found: int, flags: int, name: str, path: str) -> int:
+def _open_goal(found: int, flags: int, name: str, path: str, rights: Rights | None) -> int:
     """Open what a link leads to."""
     if stat.S_IFMT(os.fstat(found).st_mode) not in IMAGE_KINDS:
         raise OperationUnsupported(f"volume '{name}' is no file any more")
     if is_kernels(found):
         raise OperationUnsupported(f"'{path}' leads to a file of the kernel's own")
-    return open_named(found, flags)
+    return open_named(found, flags, rights)
 
 
 def _foreign_link(path: str, link: str, maker: int, owner: int) -> SystemFailure:

@@ -13,9 +13,10 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from storaged.backends._rights import OWN, Entries, Rights, made_by
 from storaged.errors import NameTaken, system_errors
 from storaged.formats import syscalls
 
@@ -46,19 +47,22 @@ def part_name(host: str, job: int) -> str:
 
 
 @contextmanager
-def new_file(directory: int, part: str, *, unnamed: bool) -> Iterator[NewFile]:
+def new_file(
+    directory: int, part: str, *, unnamed: bool, makers: Iterable[Entries] = (OWN,)
+) -> Iterator[NewFile]:
     """Open a new, empty file of mode 0600; it is gone afterwards unless `NewFile.commit` ran.
 
     :param directory: an open directory.
     :param part: `part_name`.
     :param unnamed: what `can_be_unnamed` said of the directory.
+    :param makers: who may make it if it needs a name, the best first.
     :raise OSError: it cannot be made.
     """
     if unnamed:
-        fd = os.open(".", _UNNAMED, 0o600, dir_fd=directory)
+        fd, entries = os.open(".", _UNNAMED, 0o600, dir_fd=directory), OWN
     else:
-        fd = os.open(part, _CREATE, 0o600, dir_fd=directory)
-    file = NewFile(fd, directory, None if unnamed else part)
+        fd, entries = made_by(makers, lambda each: each.create(directory, part, _CREATE, 0o600))
+    file = NewFile(fd, directory, None if unnamed else part, entries)
     try:
         if not unnamed:
             try_lock(fd)
@@ -73,10 +77,12 @@ class NewFile:
 
     :param fd: open for reading and writing; closed by `new_file`.
     :param part: the name it has meanwhile, None if it has none.
+    :param entries: who made it, and changes its names.
     """
 
-    def __init__(self, fd: int, directory: int, part: str | None) -> None:
+    def __init__(self, fd: int, directory: int, part: str | None, entries: Entries = OWN) -> None:
         self.fd = fd
+        self.entries = entries
         #: what the kernel said of the file once it had its name; None before, or if it did not
         self.status: os.stat_result | None = None
         self._directory = directory
@@ -104,24 +110,24 @@ class NewFile:
         if self._part is None:
             self._retried(lambda: syscalls.link_unnamed(self.fd, self._directory, part))
             self._part = part
-        os.rename(self._part, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        self.entries.rename(self._directory, self._part, name)
         self._part = None
 
     def _rename(self, part: str, name: str) -> None:
         try:
-            syscalls.rename_noreplace(self._directory, part, name)
+            self.entries.rename_noreplace(self._directory, part, name)
         except OSError as err:
             if err.errno not in _NO_NOREPLACE:
                 raise
             at = self._directory
-            self._retried(lambda: os.link(part, name, src_dir_fd=at, dst_dir_fd=at))
-            os.unlink(part, dir_fd=at)
+            self._retried(lambda: self.entries.link(at, part, name))
+            self.entries.unlink(at, part)
 
     def discard(self) -> None:
         """Remove what has no final name yet."""
         if self._part is not None:
             with suppress(OSError):
-                os.unlink(self._part, dir_fd=self._directory)
+                self.entries.unlink(self._directory, self._part)
             self._part = None
 
     def _retried(self, link: Callable[[], None]) -> None:
@@ -157,12 +163,13 @@ def can_be_unnamed(directory: int, part: str) -> bool:
     return True
 
 
-def remove_leftovers(directory: int, host: str) -> list[str]:
+def remove_leftovers(directory: int, host: str, rights: Rights | None = None) -> list[str]:
     """Remove the parts that dead processes of *host* left here; return their names.
 
     Other hosts and other engines may work in the same directory, and a file that somebody works on
     is locked: neither is touched.
 
+    :param rights: as whom they are removed if we are refused.
     :raise OSError: the directory cannot be read.
     """
     own = re.compile(rf"\.storaged-{re.escape(host)}-\d+-\d+\.part")
@@ -170,14 +177,24 @@ def remove_leftovers(directory: int, host: str) -> list[str]:
     for name in os.listdir(directory):
         if own.fullmatch(name):
             with suppress(OSError):
-                fd = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+                fd = _open_leftover(directory, name, rights)
                 try:
                     if try_lock(fd):
-                        os.unlink(name, dir_fd=directory)
+                        (rights or OWN).unlink(directory, name)
                         removed.append(name)
                 finally:
                     os.close(fd)
     return removed
+
+
+def _open_leftover(directory: int, name: str, rights: Rights | None) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=directory)
+    except PermissionError as refusal:
+        if rights is None:
+            raise
+        return rights.open_refused(refusal, directory, name, flags)
 
 
 def try_lock(fd: int) -> bool:

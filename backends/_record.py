@@ -12,6 +12,7 @@ import stat
 import struct
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from storaged.concerns import Concern, Level, concerns, is_plain
 from storaged.formats.file import FileHandle
@@ -19,6 +20,9 @@ from storaged.formats.image import ImageInfo, ImageState
 from storaged.formats.probe import Prober, probe, probe_fd
 from storaged.model import Permissions, VolumeRecord, VolumeType
 from storaged.units import MAX_SIZE
+
+if TYPE_CHECKING:
+    from storaged.backends._rights import Rights
 
 #: The five figures by which an unchanged file is known.
 STAMP = struct.Struct("=QQqqq")
@@ -46,7 +50,7 @@ _NO_FILE = bytes(_FILE.size)
 _MAX_SHARED = 4096
 
 
-def open_named(found: int, flags: int) -> int:
+def open_named(found: int, flags: int, rights: Rights | None = None) -> int:
     """Open what a descriptor of `NAME_ONLY` stands for, whatever has its name by now.
 
     :raise OSError: EISDIR or EINVAL if it is no regular file and no block device.
@@ -55,7 +59,12 @@ def open_named(found: int, flags: int) -> int:
     if kind not in IMAGE_KINDS:
         number = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
         raise OSError(number, os.strerror(number))
-    return os.open(f"/proc/self/fd/{found}", flags)
+    try:
+        return os.open(f"/proc/self/fd/{found}", flags)
+    except PermissionError as refusal:
+        if rights is None:
+            raise
+        return rights.reopen_refused(refusal, found, flags)
 
 
 def stamp_of(status: os.stat_result) -> bytes:
@@ -111,10 +120,12 @@ class Recorder:
     """Makes records; those of one recorder share their equal parts. Not for several threads.
 
     :param target: path of the directory that the volumes lie in.
+    :param rights: as whom its files are reached where we are refused; None: as nobody else.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, rights: Rights | None = None) -> None:
         self._target = target
+        self.rights = rights
         self._permissions: dict[tuple[int, int, int], Permissions] = {}
         self._prober = Prober()
         #: by the identity of an image, which the prober shares: it, and what speaks against it

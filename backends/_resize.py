@@ -130,7 +130,7 @@ class ResizesFiles(ReadsChains, Resizes):
             )
         if len(chain.links) > 1:
             return chain.links[1].capacity
-        return backing_size(now.image, directory, self.target)
+        return backing_size(now.image, directory, self.target, self.rights)
 
 
 def _checked(volume: VolumeRecord, capacity: int, *, allocate: bool, shrink: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from storaged import imagelock
@@ -12,7 +12,7 @@ from storaged.backend import ImageSource
 from storaged.backends._chain import ReadsChains
 from storaged.backends._create import CreatesFiles
 from storaged.backends._image import check_sound, format_errors
-from storaged.backends._newfile import new_file, part_name
+from storaged.backends._newfile import NewFile, new_file, part_name
 from storaged.backends._plan import check_rest
 from storaged.backends._record import MARK, mark_raw, owner_name, stamp_of
 from storaged.errors import (
@@ -28,7 +28,14 @@ from storaged.formats.image import ImageInfo
 from storaged.imagebackend import RewritesImages
 from storaged.imaging import ConvertOptions, check_compat
 from storaged.job import Job
-from storaged.model import BackingStore, Encryption, VolumeDef, VolumeRecord, VolumeType
+from storaged.model import (
+    BackingStore,
+    Encryption,
+    Permissions,
+    VolumeDef,
+    VolumeRecord,
+    VolumeType,
+)
 
 #: Attributes of a file that its successor gets: labels, access lists, what users noted.
 _ATTRIBUTES = ("security.selinux", "system.posix_acl_access", "user.")
@@ -70,14 +77,14 @@ class RewritesFiles(CreatesFiles, ReadsChains, RewritesImages):
         part = part_name(self.host.id, job.id)
         with (
             system_errors(f"cannot convert file '{self.path_of(name)}'"),
-            new_file(directory, part, unnamed=self.can_be_unnamed(directory, part)) as file,
+            self._new_like(directory, part, status) as file,
         ):
             with imagelock.hold(fd, name, writing=False):
                 path = self.path_of(name)
                 handle = FileHandle(fd, owned=False)
                 source = ImageSource(now, handle, path, lambda: self.open_disk(now))
                 self._fill_anew(source, planned, file.fd, options, job)
-            _take_over(fd, file.fd, status, force=force)
+            _take_over(fd, file, status, force=force)
             if planned.format == "raw" and planned.encryption is None:
                 mark_raw(file.fd)
             self.sync(file.fd, options.durability)
@@ -87,6 +94,14 @@ class RewritesFiles(CreatesFiles, ReadsChains, RewritesImages):
                     raise VolumeBusy(f"volume '{name}' was changed while it was converted")
                 file.replace(name, part)
             self.sync(directory, options.durability)
+
+    def _new_like(
+        self, directory: int, part: str, status: os.stat_result
+    ) -> AbstractContextManager[NewFile]:
+        """Open a new file that can be given to whom the old one belongs."""
+        unnamed = self.can_be_unnamed(directory, part)
+        makers = self.rights.makers(directory, Permissions.of_file(status))
+        return new_file(directory, part, unnamed=unnamed, makers=makers)
 
     def _fill_anew(
         self,
@@ -123,22 +138,23 @@ class RewritesFiles(CreatesFiles, ReadsChains, RewritesImages):
             )
 
 
-def _take_over(old: int, new: int, status: os.stat_result, *, force: bool) -> None:
+def _take_over(old: int, file: NewFile, status: os.stat_result, *, force: bool) -> None:
     """Give the new file owner, mode and labels of the old one.
 
     :param force: what we may not give away stays ours, without the bits that lend our rights.
     :raise OSError: the kernel refused the owner or the mode.
     """
+    new = file.fd
     own = os.fstat(new)
     mode = stat.S_IMODE(status.st_mode)
     if (own.st_uid, own.st_gid) != (status.st_uid, status.st_gid):
         try:
-            os.fchown(new, status.st_uid, status.st_gid)
+            file.entries.chown(new, status.st_uid, status.st_gid)
         except PermissionError:
             if not force:
                 raise
             mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    os.fchmod(new, mode)
+    file.entries.chmod(new, mode)
     with suppress(OSError):  # the file system has none
         for attribute in os.listxattr(old):
             if attribute.startswith(_ATTRIBUTES) and attribute != MARK:

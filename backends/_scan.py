@@ -30,6 +30,7 @@ from storaged.backends._record import (
     stamp_of,
     update_allocation,
 )
+from storaged.backends._rights import Rights
 from storaged.backends._target import TargetDirectory, read_space
 from storaged.errors import NoSuchVolume, SystemFailure, system_errors
 from storaged.job import Job
@@ -60,7 +61,7 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         with self.opened_target(verify=False) as directory:
             with system_errors(f"cannot read directory '{self.target}'"):
-                volumes = scan(directory, self.target, known, job)
+                volumes = scan(directory, self.recorder(), known, job)
             problem = self.target_problem(directory)
             figures = self._figures(directory)
             return Refresh(
@@ -76,7 +77,11 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
         if not is_listed(name):
             return None
         with self.opened_target(verify=False) as directory:
-            return look_at(directory, name, Recorder(self.target), known)
+            return look_at(directory, name, self.recorder(), known)
+
+    def recorder(self) -> Recorder:
+        """Return what makes the records of this pool's volumes."""
+        return Recorder(self.target, self.rights)
 
     def _figures(self, directory: int) -> Figures:
         with system_errors(f"cannot open directory '{self.target}'"):
@@ -86,7 +91,7 @@ class ScansDirectory(TargetDirectory, LooksAtVolumes):
     def describe(self, record: VolumeRecord) -> VolumeDef:
         try:
             with self.opened_target(verify=False) as directory:
-                return describe(record, directory, self.target)
+                return describe(record, directory, self.target, self.rights)
         except FileNotFoundError as err:
             raise NoSuchVolume(f"no storage vol with matching name '{record.name}'") from err
         except OSError as err:
@@ -119,7 +124,7 @@ def look_at(
     :raise SystemFailure: this process has no descriptor or no memory left.
     """
     try:
-        status = os.stat(name, dir_fd=directory)
+        status = _status(directory, name, recorder)
     except OSError as err:
         # Of a link into a place that we may not enter nobody can tell what it is.
         fresh = None if _is_denied(err) else _failure(name, None, err, recorder)
@@ -131,17 +136,16 @@ def look_at(
 
 
 def scan(
-    directory: int, target: str, known: Mapping[str, VolumeRecord], job: Job[Any]
+    directory: int, recorder: Recorder, known: Mapping[str, VolumeRecord], job: Job[Any]
 ) -> dict[str, VolumeRecord]:
     """Return the records of all volumes of an open directory, by name.
 
-    :param target: its path.
+    :param recorder: makes the records.
     :param known: the records so far: those of unchanged files are returned themselves.
     :raise SystemFailure: the directory cannot be read, or this process has nothing left.
     """
     with system_errors("cannot read directory"), os.scandir(directory) as listing:
         entries = list(listing)
-    recorder = Recorder(target)
     found: dict[str, VolumeRecord] = {}
     for start in range(0, len(entries), _STEP):
         job.checkpoint()
@@ -222,7 +226,7 @@ def _open(
 ) -> VolumeRecord | None:
     """Open and probe what is, or was a moment ago, a regular file or a block device."""
     try:
-        fd = _open_entry(directory, name)
+        fd = _open_entry(directory, name, recorder.rights)
         try:
             status = os.fstat(fd)
             kind = stat.S_IFMT(status.st_mode)
@@ -238,7 +242,16 @@ def _open(
         return _failure(name, status, err, recorder)
 
 
-def _open_entry(directory: int, name: str) -> int:
+def _status(directory: int, name: str, recorder: Recorder) -> os.stat_result:
+    try:
+        return os.stat(name, dir_fd=directory)
+    except PermissionError as refusal:
+        if recorder.rights is None:
+            raise
+        return recorder.rights.stat_refused(refusal, directory, name)
+
+
+def _open_entry(directory: int, name: str, rights: Rights | None = None) -> int:
     """Open an entry; what a link leads to only after a look at the very file.
 
     :raise OSError: it cannot be opened; EINVAL if a link leads to something else than an image,
@@ -246,6 +259,10 @@ def _open_entry(directory: int, name: str) -> int:
     """
     try:
         return os.open(name, OPEN_FLAGS | os.O_NOFOLLOW, dir_fd=directory)
+    except PermissionError as refusal:
+        if rights is None:
+            raise
+        return rights.open_refused(refusal, directory, name, OPEN_FLAGS)
     except OSError as err:
         if err.errno != errno.ELOOP:
             raise
@@ -253,7 +270,7 @@ def _open_entry(directory: int, name: str) -> int:
     try:
         if is_kernels(found):
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        return open_named(found, OPEN_FLAGS)
+        return open_named(found, OPEN_FLAGS, rights)
     finally:
         os.close(found)
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 from storaged import mounts
 from storaged.backend import Anchored, Backend, Host
+from storaged.backends._rights import Rights
 from storaged.errors import InternalError, StorageError, TargetChanged, system_errors
 from storaged.formats import syscalls
 from storaged.model import PoolDef, Space
@@ -68,6 +69,8 @@ class TargetDirectory(Backend, Anchored):
     def __init__(self, definition: PoolDef, host: Host) -> None:
         super().__init__(definition, host)
         self._held: Anchor | None = None
+        #: as whom its files are reached
+        self.rights = Rights(session=host.session)
 
     @property
     def target(self) -> str:
@@ -111,7 +114,7 @@ class TargetDirectory(Backend, Anchored):
             f"cannot open directory '{target}'",
             advice=f"If it has to be made: storagectl pool build {self.definition.name}",
         ):
-            directory = os.open(target, _DIRECTORY)
+            directory = self._open_directory(target)
         if verify:
             try:
                 self._verify(directory)
@@ -119,6 +122,16 @@ class TargetDirectory(Backend, Anchored):
                 os.close(directory)
                 raise
         return directory
+
+    def _open_directory(self, target: str) -> int:
+        try:
+            return os.open(target, _DIRECTORY)
+        except PermissionError as refusal:
+            found = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return self.rights.reopen_refused(refusal, found, _DIRECTORY)
+            finally:
+                os.close(found)
 
     def target_problem(self, directory: int) -> str | None:
         """Say what is wrong with the opened target's identity, or None."""

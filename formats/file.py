@@ -12,11 +12,17 @@ from typing import Self
 from storaged.formats import syscalls
 from storaged.formats.handle import Bytes, Extent
 
+_ZERO_RANGE = syscalls.FALLOC_FL_ZERO_RANGE
 _PUNCH = syscalls.FALLOC_FL_PUNCH_HOLE | syscalls.FALLOC_FL_KEEP_SIZE
 #: Zeros are written in pieces of this many bytes.
 _PIECE = 1 << 20
 #: How a kernel or a file system says that it has no such call.
 _NO_SUCH_CALL = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
+#: How a block device says so: to what is not aligned to its blocks, and to all but the one who has
+#: it for himself.
+_NOT_ON_DEVICE = frozenset({errno.EINVAL, errno.EBUSY})
+#: No device has larger blocks that could be addressed, in bytes.
+_DEVICE_UNIT = 4096
 #: How it says that it does not tell where a file lies.
 _NO_EXTENTS = _NO_SUCH_CALL | {errno.ENOTTY, errno.EINVAL, errno.EBADR}
 #: What ``st_blocks`` counts, in bytes.
@@ -112,7 +118,11 @@ class FileHandle:
         end = offset + length
         size = self.size()
         inside = min(end, size) - offset
-        if unmap:
+        if self._block:
+            if inside > 0:
+                self._zero_device(offset, inside, unmap=unmap)
+            self.truncate(end)
+        elif unmap:
             if inside > 0 and not self._fallocate(_PUNCH, offset, inside):
                 self._write_zeros(offset, inside)
             if end > size:
@@ -188,23 +198,35 @@ class FileHandle:
         try:
             syscalls.fallocate(self._fd, mode, offset, length)
         except OSError as err:
-            # A block device says EINVAL to what is not aligned to its blocks.
-            if err.errno in _NO_SUCH_CALL or (self._block and err.errno == errno.EINVAL):
+            if err.errno in _NO_SUCH_CALL or (self._block and err.errno in _NOT_ON_DEVICE):
                 return False
             raise
         return True
 
     def _allocate_zeros(self, offset: int, length: int, inside: int) -> bool:
-        if inside <= 0 and not self._block:
+        if inside <= 0:
             return self._fallocate(0, offset, length)
-        if self._fallocate(syscalls.FALLOC_FL_ZERO_RANGE, offset, length):
+        if self._fallocate(_ZERO_RANGE, offset, length):
             return True
         # tmpfs cannot zero a range but can punch and allocate.
-        return (
-            not self._block
-            and self._fallocate(_PUNCH, offset, inside)
-            and self._fallocate(0, offset, length)
-        )
+        return self._fallocate(_PUNCH, offset, inside) and self._fallocate(0, offset, length)
+
+    def _zero_device(self, offset: int, length: int, *, unmap: bool) -> None:
+        """Make a stretch of a block device read as zeros, by the device itself where it can.
+
+        The kernel discards only where what was discarded reads as zeros. Where the device can
+        neither do that nor write zeros by itself, the kernel writes them without copying any.
+        """
+        start = -(-offset // _DEVICE_UNIT) * _DEVICE_UNIT
+        stop = (offset + length) // _DEVICE_UNIT * _DEVICE_UNIT
+        if start >= stop:
+            self._write_zeros(offset, length)
+            return
+        self._write_zeros(offset, start - offset)
+        modes = (_PUNCH, _ZERO_RANGE) if unmap else (_ZERO_RANGE,)
+        if not any(self._fallocate(mode, start, stop - start) for mode in modes):
+            self._write_zeros(start, stop - start)
+        self._write_zeros(stop, offset + length - stop)
 
     def _write_zeros(self, offset: int, length: int) -> None:
         zeros = memoryview(bytes(min(length, _PIECE)))

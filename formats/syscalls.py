@@ -26,6 +26,10 @@ _SYNC_FILE_RANGE_WRITE = 0x2
 
 RENAME_NOREPLACE = 0x1
 
+#: ``BLKDISCARD``, and what it is given: offset and length
+_BLKDISCARD = 0x1277
+_RANGE = struct.Struct("=QQ")
+
 #: ``FS_IOC_GETFLAGS``, ``FS_IOC_SETFLAGS`` (64-bit) and the flag that turns copy on write off
 _GETFLAGS = 0x80086601
 _SETFLAGS = 0x40086602
@@ -125,6 +129,15 @@ def begin_writing_back(fd: int, offset: int, length: int) -> None:
 
     start, size = ctypes.c_int64(offset), ctypes.c_int64(length)
     _checked(_libc().sync_file_range(fd, start, size, _SYNC_FILE_RANGE_WRITE))
+
+
+def discard(fd: int, offset: int, length: int) -> None:
+    """Tell a block device that a stretch of it is not needed; nobody knows what it reads as then.
+
+    :raise OSError: EOPNOTSUPP where the device has no such command, EINVAL where the stretch is not
+        aligned to its blocks.
+    """
+    fcntl.ioctl(fd, _BLKDISCARD, _RANGE.pack(offset, length))
 
 
 def ficlone(target: int, source: int) -> None:

@@ -45,6 +45,14 @@ pkaction            polkitd
 systemd-analyze     systemd
 groff               groff-base
 virt-clone          virtinst
+depmod              kmod
+setpriv             util-linux
+lvm                 lvm2
+iscsiadm            open-iscsi
+tgtd                tgt
+showmount           nfs-common
+mkfs.vfat           dosfstools
+parted              parted
 '
 
 missing_packages() {

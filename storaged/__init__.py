@@ -79,6 +79,8 @@ if TYPE_CHECKING:
     )
     from storaged.poolhandle import Pool
     from storaged.request import CloneWishes, VolumeOptions
+    from storaged.secrethandle import Secret, Secrets
+    from storaged.secrets.values import SecretChange, SecretDef, SecretEvent, SecretKind
     from storaged.settings import PoolPolicy
     from storaged.storage import Storage, connect
     from storaged.storage import open_storage as open
@@ -94,6 +96,8 @@ _HOMES = {
     "Storage": "storage",
     "Pool": "poolhandle",
     "Volume": "volumehandle",
+    "Secret": "secrethandle",
+    "Secrets": "secrethandle",
     "Job": "job",
     "Progress": "job",
     "JobState": "job",
@@ -114,6 +118,10 @@ _HOMES = {
     "PoolState": "model",
     "VolumeType": "model",
     "PoolPolicy": "settings",
+    "SecretDef": "secrets.values",
+    "SecretKind": "secrets.values",
+    "SecretEvent": "secrets.values",
+    "SecretChange": "secrets.values",
     "Ensured": "ensure",
     "Difference": "ensure",
     "AccessReport": "access",
@@ -169,6 +177,8 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "Storage",
     "Pool",
     "Volume",
+    "Secret",
+    "Secrets",
     "Job",
     "Progress",
     "JobState",
@@ -189,6 +199,10 @@ __all__ = [  # noqa: RUF022 -- the order is that of the table
     "PoolState",
     "VolumeType",
     "PoolPolicy",
+    "SecretDef",
+    "SecretKind",
+    "SecretEvent",
+    "SecretChange",
     "Ensured",
     "Difference",
     "AccessReport",

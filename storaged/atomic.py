@@ -22,13 +22,18 @@ from storaged.paths import printable
 _BEGIN, _END = ".storaged-", ".tmp"
 
 
-def write_file(path: Path, data: bytes, *, mode: int = 0o600, durable: bool) -> None:
+def write_file(
+    path: Path, data: bytes, *, mode: int = 0o600, durable: bool, begin: Path | None = None
+) -> None:
     """Make *path* a file of exactly *data*, replacing what was there.
 
+    :param begin: the directory, of the same file system, to write it in first, where others take
+        every file beside *path* for theirs.
     :raise SystemFailure: the old file is whole and the new one's beginning is removed. Only where
         the directory itself cannot be made durable, the new file is there already.
     """
-    temporary = path.with_name(f"{_BEGIN}{os.getpid()}-{os.urandom(6).hex()}{_END}")
+    name = f"{_BEGIN}{os.getpid()}-{os.urandom(6).hex()}{_END}"
+    temporary = (begin or path.parent) / name
     with system_errors(f"cannot write data to file '{printable(path)}'"):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

@@ -69,6 +69,10 @@ class Backend(ABC):
     def stop(self, job: Job[Any]) -> None:
         """Undo `start`. Doing it twice is no error."""
 
+    def remains(self) -> str | None:
+        """Tell in words what the last `stop` left as it was because others use it, if anything."""
+        return None
+
     @abstractmethod
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         """Scan the storage.
@@ -334,18 +338,28 @@ class Plugged(Ability, ABC):
         """Tell whether the pool should be scanned because of what happened to a device. Quick."""
 
 
-class Anchored(Ability, ABC):
-    """The target is a directory that must stay the one it was when the pool was started."""
+class Remembers(Ability, ABC):
+    """What a start found, or did, counts until the stop, also if the engine ends in between."""
 
-    missing = "storage pool has no target directory"
+    missing = "storage pool remembers nothing"
 
     @abstractmethod
     def anchor(self) -> Mapping[str, str | int]:
-        """Return what identifies the target now; it is kept beside the pool's state."""
+        """Return what is to be known; it is kept beside the pool's state until the stop."""
 
     @abstractmethod
     def hold(self, anchor: Mapping[str, str | int]) -> None:
-        """Refuse every later work on volumes if the target is not the one of *anchor*."""
+        """Take note of what `anchor` once returned, in this engine or in one before it."""
+
+
+class Anchored(Remembers, ABC):
+    """The target is a directory that must stay the one it was when the pool was started.
+
+    `anchor` tells what identifies the target now. After `hold` every work on volumes is refused if
+    the target is not that one.
+    """
+
+    missing = "storage pool has no target directory"
 
 
 A = TypeVar("A", bound=Ability)

@@ -11,29 +11,32 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from storaged.autostart import Autostart
 from storaged.backend import CloneOptions, Durability, Host
 from storaged.driverlock import DriverLock, EngineKind, HeldLock
-from storaged.errors import InvalidArgument, NoSuchPool, StorageError
+from storaged.errors import InvalidArgument, NoSuchPool
 from storaged.events import Events
 from storaged.filters import ALL, PoolFilter
+from storaged.hotplug import Hotplug
 from storaged.job import Job
 from storaged.known import Known
 from storaged.model import PoolInfo, PoolRef, VolumeRef
 from storaged.paths import Paths
-from storaged.pool import PoolObject
 from storaged.poolcalls import PoolCalls
-from storaged.poolstate import Phase, Services
+from storaged.poolstate import Services
 from storaged.registry import Registry
 from storaged.restore import Restore
+from storaged.secrets.calls import SecretCalls
+from storaged.secrets.source import KeptSecrets
 from storaged.settings import PolicyStore
 from storaged.state import StateStore
 from storaged.table import PoolTable
 from storaged.volumecalls import VolumeCalls
+from storaged.watch import Watch
 from storaged.worker import Limits
 
 #: How long an opening waits for all storage that it must look at, in seconds.
@@ -55,18 +58,21 @@ class Overview:
     stuck: int
 
 
-class Driver(PoolCalls, VolumeCalls):
+class Driver(PoolCalls, VolumeCalls, SecretCalls):
     """An open engine. `close` it, or use it as a context manager.
 
     :param held: the lock on the state directory; None for an engine that only reads.
     """
 
-    def __init__(self, services: Services, held: HeldLock | None) -> None:
+    def __init__(self, services: Services, held: HeldLock | None, secrets: KeptSecrets) -> None:
         table = PoolTable()
         PoolCalls.__init__(self, services, table)
         VolumeCalls.__init__(self, services, table)
+        SecretCalls.__init__(self, secrets)
         self._restore = Restore(services, table, self._definitions, patience=OPEN_PATIENCE)
         self._known = Known(table)
+        self._autostart = Autostart(services, self.pool_start)
+        self._watch: Watch | None = None
         self._held = held
         self._problems: tuple[str, ...] = ()
         self.closed = False
@@ -98,7 +104,7 @@ class Driver(PoolCalls, VolumeCalls):
 
     def problems(self) -> tuple[str, ...]:
         """Return which files of the state directories could not be used, and why."""
-        return self._problems
+        return *self._problems, *self._kept.problems()
 
     def jobs(self) -> list[Job[Any]]:
         """Return the jobs under way on pools and volumes, the oldest first."""
@@ -197,25 +203,29 @@ class Driver(PoolCalls, VolumeCalls):
     # Its life
 
     def autostart(self, *, again: bool = False) -> None:
-        """Start the pools that are to be started at boot, once a boot. What fails is a problem.
+        """Start the pools that are to be started at boot, once a boot.
 
-        Storage that shows no sign of life for `OPEN_PATIENCE` is not waited for.
+        What fails is a problem of the pool, and is tried again (`storaged.autostart`). Storage that
+        shows no sign of life for `OPEN_PATIENCE` is not waited for.
 
         :param again: also if it was done in this boot.
         """
         if not again and not self._services.store.needs_autostart():
             return
         self._services.store.mark_autostarted()
-        started: list[tuple[PoolObject, Job[None]]] = []
-        for pool in self._table.all():
-            if pool.autostart and pool.phase is Phase.INACTIVE:
-                with suppress(StorageError):
-                    started.append((pool, self.pool_start(pool.ref)))
-        for pool, job in started:
-            job.on_end(partial(_note_autostart, pool, job))
-        for _, job in started:
+        for job in self._autostart.begin(self._table.all()):
             while not job.wait(0.05) and job.silent_for() < OPEN_PATIENCE:
                 pass
+
+    def watch(self) -> None:
+        """Watch storage that can go away, until the engine is closed.
+
+        See `storaged.watch` for servers, `storaged.hotplug` for devices.
+        """
+        if self._watch is None:
+            self._watch = Watch(self._table, self._services)
+            self._watch.begin()
+            Hotplug(self._table, self._services).begin()
 
     def close(self) -> None:
         """Cancel what is under way, wait for it within a bound, and let other engines in.
@@ -226,6 +236,9 @@ class Driver(PoolCalls, VolumeCalls):
             return
         self.closed = True
         self._services.closed.set()
+        self._autostart.end()
+        if self._watch is not None:
+            self._watch.end()
         scans = [job for volumes in self._table.volumes() for job in volumes.scans.under_way()]
         under_way: list[Job[Any]] = [*self.jobs(), *scans]
         for job in under_way:
@@ -235,6 +248,7 @@ class Driver(PoolCalls, VolumeCalls):
             job.wait(max(deadline - time.monotonic(), 0))
         # What did not end in time must not write into what is another engine's from now on.
         self._services.store.readonly = True
+        self._kept.close()
         if self._held is not None:
             self._held.release()
 
@@ -269,18 +283,12 @@ class Driver(PoolCalls, VolumeCalls):
         self.autostart(again=True)
 
 
-def _note_autostart(pool: PoolObject, job: Job[None]) -> None:
-    if job.error is not None:
-        why = job.error.message if isinstance(job.error, StorageError) else repr(job.error)
-        with pool.lock:
-            pool.problem("autostart", f"autostart failed: {why}")
-
-
 def open_driver(
     paths: Paths,
     *,
     readonly: bool = False,
     autostart: bool = False,
+    watch: bool = False,
     lock_timeout: float = 30.0,
     durability: Durability = Durability.FULL,
     registry: Registry | None = None,
@@ -291,6 +299,7 @@ def open_driver(
     """Open the engine over *paths*.
 
     :param readonly: change nothing, and take no lock: works beside another engine.
+    :param watch: notice when storage goes away and when it comes back.
     :param lock_timeout: how long to wait for another embedded engine, in seconds.
     :raise ResourceBusy: a daemon holds the state directory, or an embedded engine did for too long.
     :raise SystemFailure: the state directories cannot be made or read.
@@ -299,9 +308,12 @@ def open_driver(
     if not readonly:
         held = DriverLock(paths).acquire(timeout=lock_timeout, kind=kind, socket=socket)
     try:
+        durable = durability is Durability.FULL
+        secrets = KeptSecrets(paths, readonly=readonly, durable=durable, kind=kind, socket=socket)
+        # who only reads makes no files, and so needs no name for them
+        name = "" if readonly else _host_id(paths)
         services = Services(
-            # who only reads makes no files, and so needs no name for them
-            host=Host("" if readonly else _host_id(paths), durability, session=paths.is_session),
+            host=Host(name, durability, session=paths.is_session, secrets=secrets),
             store=StateStore(paths, readonly=readonly),
             events=Events(),
             registry=registry or Registry(),
@@ -309,8 +321,10 @@ def open_driver(
             limits=limits or Limits(),
             readonly=readonly,
         )
-        driver = Driver(services, held)
+        driver = Driver(services, held, secrets)
         driver.load()
+        if watch:
+            driver.watch()
         if autostart and not readonly:
             driver.autostart()
     except BaseException:

@@ -6,6 +6,8 @@
     ├── InternalError            1   a bug of ours, or a state libvirt reports as "internal error"
     │   ├── MissingBackend       1   nobody brings the pool's type
     │   ├── CommandFailed        1   a tool that we ran ended with a status nobody accepts
+    │   │   └── CommandTimeout   1   it was killed, because it took too long
+    │   ├── MissingProgram       1   a tool is not installed
     │   └── PoolBusy             1   jobs of the pool stand in the way
     ├── Unsupported              3   the pool's type lacks the ability
     ├── InvalidArgument          8   a value that no state could make right
@@ -112,9 +114,6 @@ class CommandFailed(InternalError):
 
 class CommandTimeout(CommandFailed):
     """A tool did not come to its end in time, and was killed."""
-
-    def __init__(self, argv: tuple[str, ...], seconds: float, stderr: str) -> None:
-        super().__init__(argv, -9, f"it took more than {seconds:g} s. {stderr}".strip())
 
 
 class MissingProgram(InternalError):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from storaged.facts import PoolRef
 from storaged.job import Job
@@ -36,20 +36,20 @@ class Event:
     lifecycle: Lifecycle | None
 
 
-class Events:
-    """A queue of events and those who hear them.
+class Feed(Generic[T]):
+    """A queue of events of one kind and those who hear them.
 
-    `post` may be called under a lock: it never calls anybody. `deliver` is called when no lock is
-    held; whoever delivers also tells what others post meanwhile, so that the order holds.
+    `put` may be called under a lock: it never calls anybody. `deliver` is called when no lock is
+    held; whoever delivers also tells what others put there meanwhile, so that the order holds.
     """
 
     def __init__(self) -> None:
-        self._queue: deque[Event] = deque()
-        self._subscribers: dict[object, Callable[[Event], None]] = {}
+        self._queue: deque[T] = deque()
+        self._subscribers: dict[object, Callable[[T], None]] = {}
         self._lock = threading.Lock()
         self._delivering = False
 
-    def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:
+    def subscribe(self, subscriber: Callable[[T], None]) -> Callable[[], None]:
         """Have *subscriber* called for each event from now on; it must not wait.
 
         :returns: a function that ends the subscription.
@@ -64,9 +64,9 @@ class Events:
 
         return unsubscribe
 
-    def post(self, pool: PoolRef, lifecycle: Lifecycle | None) -> None:
+    def put(self, event: T) -> None:
         """Put an event into the queue."""
-        self._queue.append(Event(pool, lifecycle))
+        self._queue.append(event)
 
     def deliver(self) -> None:
         """Tell everybody what is in the queue, unless another thread is about it."""
@@ -83,6 +83,14 @@ class Events:
             finally:
                 with self._lock:
                     self._delivering = False
+
+
+class Events(Feed[Event]):
+    """The events of pools."""
+
+    def post(self, pool: PoolRef, lifecycle: Lifecycle | None) -> None:
+        """Put an event into the queue."""
+        self.put(Event(pool, lifecycle))
 
 
 class JobFeed:

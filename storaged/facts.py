@@ -6,6 +6,7 @@ needs these in every command and those in few: each class takes its time to load
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from uuid import UUID
@@ -51,6 +52,27 @@ class VolumeRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """Storage that does not answer.
+
+    :param since: seconds since 1970.
+    :param why: how that shows.
+    """
+
+    since: float
+    why: str
+
+    def __str__(self) -> str:
+        return f"does not answer since {self.clock()} ({self.why})"
+
+    def clock(self, pattern: str = "%H:%M:%S") -> str:
+        """Return the local time at which it began, with the date if that was another day."""
+        began = time.localtime(self.since)
+        today = began[:3] == time.localtime()[:3]
+        return time.strftime(pattern if today else f"%Y-%m-%d {pattern}", began)
+
+
+@dataclass(frozen=True, slots=True)
 class PoolInfo:
     """The state of a pool at one moment: one immutable snapshot."""
 
@@ -64,6 +86,8 @@ class PoolInfo:
     type: PoolType | str = ""
     #: path of the target; None for the network types
     target: str | None = None
+    #: since when and why the storage does not answer, for an inaccessible pool
+    outage: Outage | None = None
 
     @property
     def active(self) -> bool:
@@ -85,3 +109,6 @@ class VolumeInfo:
     problem: str | None = None
     #: being created or cloned just now
     building: bool = False
+    #: how full a thin pool, a thin volume or a snapshot is, in percent; None where nothing fills up
+    data_percent: float | None = None
+    metadata_percent: float | None = None

@@ -118,7 +118,7 @@ class Images:
 
         def work(job: Job[None]) -> None:
             current = self._volumes.look_again(record)
-            self._volumes.replaced(current, change(current, job))
+            self._volumes.replaced(job, current, change(current, job))
 
         return self._volumes.writing(Job(kind, self._pool.name, name), work)
 

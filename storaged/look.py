@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from storaged import passphrases
 from storaged.backend import Figures, LooksAtVolumes
 from storaged.errors import OperationFailed, OperationInvalid, StorageError
 from storaged.job import Job
@@ -168,7 +169,7 @@ class Looks:
         self, backend: LooksAtVolumes, record: VolumeRecord, job: Job[VolumeDef]
     ) -> VolumeDef:
         try:
-            return backend.describe(record)
+            return passphrases.describe(self._pool, backend.describe(record))
         finally:
             with self._pool.lock:
                 if self._described.get(record.name, (None, None))[1] is job:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from storaged import imagelock
+from storaged import imagelock, passphrases
 from storaged.backend import Anchored, CloneOptions, LooksAtVolumes
 from storaged.concerns import dangers
 from storaged.errors import (
@@ -47,7 +47,8 @@ class Making:
             group=policy.group if given.group is None else given.group,
             label=given.label,
         )
-        return request if filled == given else replace(request, permissions=filled)
+        request = request if filled == given else replace(request, permissions=filled)
+        return _thin(request, policy.thin_pool)
 
     def reserve(self, request: VolumeDef, job: Job[Any], taken: StorageError) -> None:
         """Take a name for a new volume, so that no second job can, and list the volume.
@@ -87,16 +88,16 @@ class Making:
 
     def make(
         self,
+        job: Job[Any],
         plan: Callable[[], VolumeDef],
         make: Callable[[VolumeDef], VolumeRecord],
-        name: str,
         taken: StorageError,
     ) -> VolumeRecord:
-        """Make the volume of a reserved name, for a worker.
+        """Make the volume whose name was reserved for *job*, for its worker.
 
         :raise StorageError: *taken*, if there is such a volume; whatever *plan* and *make* raise.
         """
-        pool = self._pool
+        pool, name = self._pool, job.volume or ""
         known = pool.index.get(name)
         if known is not None and known is not self._announced.get(name):
             self._require_free(name, taken)
@@ -106,10 +107,13 @@ class Making:
             self._require_free(name, taken)  # a volume of that name is what is reported first
             raise
         with pool.lock:
+            pool.require_under_way(job)
             self._announce(planned, key=planned.key, path=planned.path)
         made = make(planned)
         with pool.lock:
+            pool.require_under_way(job)
             pool.put(made)
+            passphrases.remember(pool, planned)
             pool.use_space(made.allocation)
         return made
 
@@ -149,6 +153,19 @@ class Making:
             permissions=volume.permissions,
         )
         self._pool.put(record)
+
+
+def _thin(request: VolumeDef, pool: str | None) -> VolumeDef:
+    """Return a request for a sparse volume as one for a volume of a thin pool, if there is one.
+
+    A volume of a thin pool has that as its backing store.
+    """
+    space = request.allocation
+    if pool is None or request.backing is not None or request.format == "thin-pool":
+        return request
+    if space is None or 0 < request.capacity <= space:
+        return request
+    return replace(request, backing=BackingStore(pool))
 
 
 def check_secret(request: VolumeDef, secret: bytes | None) -> None:

@@ -31,7 +31,8 @@ class SecretSource(Protocol):
     def value(self, usage: SecretUsage, ref: SecretRef) -> bytes:
         """Return the value of a secret.
 
-        :raise NoSuchSecret: there is none, it has no value, or it is for something else.
+        :raise NoSuchSecret: there is none, or it has no value.
+        :raise InvalidArgument: it is for something else.
         :raise StorageError: whoever keeps the secrets does not answer.
         """
         ...

@@ -120,6 +120,17 @@ class Paths:
         return self.runtime / "anchors" / f"{uuid}.json"
 
     @property
+    def secrets(self) -> Path:
+        """Libvirt's definitions and values of secrets: ``UUID.xml`` and ``UUID.base64``."""
+        return self.config.parent / "secrets"
+
+    @property
+    def secrets_state(self) -> Path:
+        """Where the lock of libvirt's secret driver lies."""
+        below = self.state.relative_to(self.sockets)
+        return self.sockets.joinpath("secrets", *below.parts[1:])
+
+    @property
     def lock_file(self) -> Path:
         """Libvirt's lock of the storage driver."""
         return self.state / "driver.pid"

@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from storaged.errors import NoSuchPool, OperationInvalid, PoolBusy, TargetChanged
 from storaged.job import Job
+from storaged.lease import Leases
 from storaged.poolfacts import PoolFacts
 from storaged.poolstate import Phase
+from storaged.worker import Workers
 
 T = TypeVar("T")
 
@@ -68,10 +70,49 @@ class PoolObject(PoolFacts):
             f"job {job.id}: {job.kind} {job.volume or ''}".rstrip() for job in jobs[:3]
         )
         more = f" and {len(jobs) - 3} more" if len(jobs) > 3 else ""
+        way = "Wait for the end, or cancel it."
+        if self.snapshot.info.outage is not None:
+            way = f"Its storage does not answer: storagectl pool stop {self.name} --force"
         return PoolBusy(
             f"pool '{self.name}' has asynchronous jobs running.",
-            advice=f"It is busy with {named}{more}. Wait for the end, or cancel it.",
+            advice=f"It is busy with {named}{more}. {way}",
         )
+
+    def claim_by_force(self, job: Job[Any]) -> list[Job[Any]]:
+        """Begin to stop the pool whatever is under way in it. Takes the lock.
+
+        A stop that is stuck is taken over.
+
+        :returns: what is under way.
+        :raise OperationInvalid: it is not active, or is starting up.
+        :raise NoSuchPool: it was a transient one and has just gone.
+        """
+        with self.lock:
+            if self.removed or self.phase in (Phase.INACTIVE, Phase.STARTING):
+                self._require_idle(job.kind, active=True)
+            left = self.under_way()
+            self._exclusive = job
+            self.phase = Phase.STOPPING
+            return left
+
+    def claimed_by(self, job: Job[Any]) -> bool:
+        """Tell whether *job* still is the exclusive work: a forced stop may have taken over."""
+        return self._exclusive is job
+
+    def forget_work(self, workers: Workers) -> list[Job[Any]]:
+        """Have no more to do with what is under way; call it with the lock held.
+
+        What returns later changes nothing in the pool.
+
+        :param workers: take the place of those that may be stuck.
+        :returns: the jobs on volumes that are forgotten.
+        """
+        left = list(self.jobs.values())
+        self.jobs.clear()
+        self.leases = Leases()
+        self.workers.close()
+        self.workers = workers
+        return left
 
     def require_inactive(self, kind: str) -> None:
         """Raise what `claim` would raise now for exclusive work that needs an inactive pool.
@@ -88,11 +129,17 @@ class PoolObject(PoolFacts):
                 self._exclusive = None
 
     def run_exclusive(
-        self, job: Job[T], work: Callable[[Job[T]], T], failed: Callable[[], None]
+        self,
+        job: Job[T],
+        work: Callable[[Job[T]], T],
+        failed: Callable[[], None],
+        *,
+        workers: Workers | None = None,
     ) -> Job[T]:
         """Have claimed work run on a thread and give the claim back at its end.
 
         :param failed: called if the work failed or could not be begun.
+        :param workers: do it in place of the pool's own.
         """
 
         def run(job: Job[T]) -> T:
@@ -106,7 +153,8 @@ class PoolObject(PoolFacts):
                 self.services.events.deliver()
 
         try:
-            self.workers.submit(job, run)
+            # A stop is tried although the storage seems to be away.
+            (workers or self.workers).submit(job, run, anyway=job.kind == "stop")
         except BaseException:
             failed()
             self.unclaim(job)

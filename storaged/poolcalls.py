@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from storaged import capabilities, poolxml
-from storaged.backend import Anchored, Builds, FindsSources, require
+from storaged.backend import Builds, FindsSources, Remembers, require
 from storaged.errors import (
     InternalError,
     InvalidArgument,
@@ -26,8 +26,8 @@ from storaged.model import PoolDef, PoolInfo, PoolRef, PoolSource, PoolType
 from storaged.pool import PoolObject
 from storaged.poolstate import Phase, Services
 from storaged.rules import sanitise_path
-from storaged.scan import take_down
 from storaged.settings import PoolPolicy
+from storaged.stopping import stop, stop_by_force, take_down
 from storaged.table import PoolTable
 
 
@@ -212,6 +212,8 @@ class PoolCalls:
             self._services.store.set_autostart(pool.name, autostart)
             with pool.lock:
                 pool.autostart = autostart
+                if not autostart:
+                    pool.retry = None
                 pool.publish()
 
     def pool_policy(self, ref: PoolRef) -> PoolPolicy:
@@ -246,6 +248,7 @@ class PoolCalls:
             else:
                 pool.claim(job, active=False, phase=Phase.STARTING)
                 with pool.lock:
+                    pool.retry = None
                     pool.run_with(definition)
         return pool.ref, self._start(pool, job, build=build, overwrite=overwrite)
 
@@ -261,6 +264,7 @@ class PoolCalls:
         _ = pool.backend  # raises before anything is touched if nobody brings its type
         job: Job[None] = Job("start", pool.name)
         pool.claim(job, active=False, phase=Phase.STARTING)
+        pool.retry = None
         return self._start(pool, job, build=build, overwrite=overwrite)
 
     def pool_build(self, ref: PoolRef, *, overwrite: bool | None = None) -> Job[None]:
@@ -296,31 +300,20 @@ class PoolCalls:
 
         return pool.run_exclusive(job, work, lambda: None)
 
-    def pool_stop(self, ref: PoolRef) -> Job[None]:
+    def pool_stop(self, ref: PoolRef, *, force: bool = False) -> Job[None]:
         """Stop a pool. A transient one is gone afterwards.
 
+        :param force: although jobs are under way, which are cancelled, or its storage does not
+            answer. What a machine has not written yet may be lost.
         :raise OperationInvalid: it is not active.
         :raise PoolBusy: jobs are under way in it.
         """
         self._require_changes()
-        pool = self._table.by_ref(ref).pool
-        job: Job[None] = Job("stop", pool.name)
-        pool.claim(job, active=True, phase=Phase.STOPPING)
-
-        def work(job: Job[None]) -> None:
-            pool.backend.stop(job)
-            self._services.store.remove_live(pool.name)
-            self._services.store.remove_anchor(pool.ref.uuid)
-            with pool.lock:
-                pool.settle(Phase.INACTIVE)
-                self._services.events.post(pool.ref, Lifecycle.STOPPED)
-
-        def failed() -> None:
-            with pool.lock:
-                pool.phase = Phase.ACTIVE
-                pool.publish()
-
-        return pool.run_exclusive(job, work, failed)
+        volumes = self._table.by_ref(ref)
+        volumes.pool.retry = None
+        if force:
+            return stop_by_force(volumes.pool, volumes.scans.under_way())
+        return stop(volumes.pool)
 
     def pool_refresh(self, ref: PoolRef) -> Job[None]:
         """Scan a pool. Runs beside its jobs; joins a scan that waits already.
@@ -351,7 +344,7 @@ class PoolCalls:
         if build and isinstance(backend, Builds):
             backend.build(job, overwrite=overwrite)
         backend.start(job)
-        if isinstance(backend, Anchored):
+        if isinstance(backend, Remembers):
             services.store.write_anchor(pool.ref.uuid, anchor := backend.anchor())
             backend.hold(anchor)
         services.store.write_live(pool.snapshot.definition)

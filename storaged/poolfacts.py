@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from storaged.backend import Ability, Backend, require
+from storaged.backend import Ability, Backend, Watched, require
 from storaged.errors import InternalError, OperationInvalid, StorageError
+from storaged.facts import Outage
 from storaged.index import VolumeIndex
 from storaged.job import Job
 from storaged.lease import Leases
@@ -22,11 +23,12 @@ from storaged.model import (
     PoolInfo,
     PoolRef,
     PoolState,
+    SecretRef,
     Space,
     VolumeDef,
     VolumeRecord,
 )
-from storaged.poolstate import Phase, Services, Snapshot
+from storaged.poolstate import Phase, Retry, Services, Snapshot
 from storaged.worker import Workers
 
 A = TypeVar("A", bound=Ability)
@@ -48,6 +50,8 @@ class PoolFacts:
         self.ref = PoolRef(definition.name, definition.uuid)
         self.workers = Workers(definition.name, services.limits)
         self.leases = Leases()
+        #: the secrets that volumes were made with since the last refresh, by their names
+        self.made_with: dict[str, SecretRef] = {}
         #: volume jobs under way, by their id
         self.jobs: dict[int, Job[Any]] = {}
         self.index = VolumeIndex(target=definition.target)
@@ -60,6 +64,10 @@ class PoolFacts:
         self.persistent = False
         self.autostart = False
         self.removed = False
+        #: the storage does not answer, as far as the watch can tell
+        self.outage: Outage | None = None
+        #: an autostart that is to be tried again; whoever decides otherwise sets it to None
+        self.retry: Retry | None = None
         #: takes the pool out of the table that it is in
         self.forget: Callable[[], None] = lambda: None
         self._definition = definition
@@ -78,14 +86,11 @@ class PoolFacts:
     def snapshot(self) -> Snapshot:
         """What is known of the pool at this moment."""
         found = self._snapshot
-        if found.info.active and self.workers.inaccessible():
-            info = replace(
-                found.info,
-                state=PoolState.INACCESSIBLE,
-                problems=(*found.info.problems, *self._stuck_problem()),
-            )
-            return replace(found, info=info)
-        return found
+        if found.info.active:
+            outage = self.outage or self.workers.outage()
+            return found if outage is None else _inaccessible(found, outage)
+        retry, known = self.retry, found.info.problems
+        return found if retry is None else _with_problems(found, (*known, str(retry)))
 
     @property
     def target(self) -> str | None:
@@ -96,6 +101,12 @@ class PoolFacts:
     def active(self) -> bool:
         """Whether volumes can be worked on."""
         return self.phase is Phase.ACTIVE
+
+    @property
+    def watched(self) -> Watched | None:
+        """The backend, if its storage can go away under an active pool."""
+        backend = self._backend
+        return backend if isinstance(backend, Watched) else None
 
     @property
     def backend(self) -> Backend:
@@ -147,12 +158,20 @@ class PoolFacts:
 
     def inactive(self) -> OperationInvalid:
         """Return libvirt's error for what needs an active pool."""
-        problem = next(iter(self._snapshot.info.problems), "")
+        problem = next(iter(self.snapshot.info.problems), "")
         advice = f"Start it: storagectl pool start {self.name}"
         return OperationInvalid(
             f"storage pool '{self.name}' is not active",
             advice=f"{problem} {advice}".strip() if problem else advice,
         )
+
+    def require_under_way(self, job: Job[Any]) -> None:
+        """Raise unless *job* still is one of the pool's. Call it with the lock held.
+
+        :raise OperationInvalid: the pool was stopped by force meanwhile.
+        """
+        if job.id not in self.jobs:
+            raise OperationInvalid(f"storage pool '{self.name}' is not active")
 
     def path_of(self, volume: VolumeRecord | VolumeDef) -> str:
         """Return the path of a volume."""
@@ -213,8 +232,10 @@ class PoolFacts:
             self.forget()
         self.phase = phase
         self.epoch += 1
+        self._answers()
         self.index = VolumeIndex(target=self._definition.target)
         self.scanned = False
+        self.made_with.clear()
         self._space = self._permissions = None
         self._problems = {k: v for k, v in self._problems.items() if k in _LASTING}
         if phase is Phase.INACTIVE and self._pending is not None:
@@ -222,6 +243,28 @@ class PoolFacts:
         if phase is Phase.INACTIVE:
             self._load_backend()
         self.publish()
+
+    def lose(self, outage: Outage, epoch: int) -> bool:
+        """Take it that the storage does not answer; tell whether that is new. Takes the lock.
+
+        :param epoch: when it was found; another one has nothing to do with it.
+        """
+        with self.lock:
+            if epoch != self.epoch or self.phase is not Phase.ACTIVE:
+                return False
+            known = self.outage
+            self.outage = outage if known is None else Outage(known.since, outage.why)
+            self.workers.refuse(self.outage)
+            return known is None
+
+    def regain(self) -> None:
+        """Take it that the storage answers. Call it with the lock held."""
+        self._answers()
+        self.workers.give_up_stuck()
+
+    def _answers(self) -> None:
+        self.outage = None
+        self.workers.refuse(None)
 
     def measured(self, space: Space, permissions: Permissions | None) -> None:
         """Take figures that were just read."""
@@ -279,6 +322,12 @@ class PoolFacts:
         else:
             self._problems.pop("backend", None)
 
-    def _stuck_problem(self) -> tuple[str, ...]:
-        stuck = self.workers.stuck()
-        return (f"its storage does not answer; {len(stuck)} operations wait for it",)
+
+def _inaccessible(found: Snapshot, outage: Outage) -> Snapshot:
+    found = _with_problems(found, (str(outage), *found.info.problems))
+    info = replace(found.info, state=PoolState.INACCESSIBLE, outage=outage)
+    return replace(found, info=info)
+
+
+def _with_problems(found: Snapshot, problems: tuple[str, ...]) -> Snapshot:
+    return replace(found, info=replace(found.info, problems=problems))

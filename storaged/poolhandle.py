@@ -96,16 +96,18 @@ class Pool(Named[PoolRef]):
         return outcome(job, wait)
 
     @overload
-    def stop(self, *, wait: Literal[True] = ...) -> None: ...
+    def stop(self, *, force: bool = ..., wait: Literal[True] = ...) -> None: ...
     @overload
-    def stop(self, *, wait: Literal[False]) -> Job[None]: ...
-    def stop(self, *, wait: bool = True) -> Job[None] | None:
+    def stop(self, *, force: bool = ..., wait: Literal[False]) -> Job[None]: ...
+    def stop(self, *, force: bool = False, wait: bool = True) -> Job[None] | None:
         """Stop the pool. Its volumes stay; a transient pool is forgotten.
 
+        :param force: although its storage does not answer (a lazy unmount) or jobs are under way,
+            which are cancelled; what was not written yet may be lost.
         :raise OperationInvalid: it is not active.
         :raise InternalError: jobs are under way; the advice names them.
         """
-        return outcome(self._engine.pool_stop(self.ref), wait)
+        return outcome(self._engine.pool_stop(self.ref, force=force), wait)
 
     @overload
     def build(self, *, overwrite: bool | None = ..., wait: Literal[True] = ...) -> None: ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -49,6 +51,25 @@ class Services:
     feed: JobFeed = field(default_factory=JobFeed)
     #: ends looks that take too long
     deadlines: Deadlines = field(default_factory=lambda: Deadlines(LOOK_PATIENCE))
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """An autostart that failed and is tried again.
+
+    :param attempts: how many have failed.
+    :param due: when the next one is, by `time.monotonic`; None while it is under way.
+    """
+
+    why: str
+    attempts: int
+    due: float | None = None
+
+    def __str__(self) -> str:
+        if self.due is None:
+            return f"autostart failed: {self.why}; it is being tried again"
+        seconds = max(math.ceil(self.due - time.monotonic()), 0)
+        return f"autostart failed: {self.why}; next try in {seconds} s"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import suppress
 
-from storaged.backend import Anchored
+from storaged.backend import Remembers
 from storaged.errors import StorageError
 from storaged.job import Job
 from storaged.model import PoolDef
@@ -119,7 +119,7 @@ class Restore:
                 pool.publish()
             return []
         if live:
-            if not isinstance(backend, Anchored) or self._held_anchor(pool, backend):
+            if not isinstance(backend, Remembers) or self._held_anchor(pool, backend):
                 return []
         elif not first:
             return []
@@ -129,7 +129,7 @@ class Restore:
             return [job]
         return []
 
-    def _held_anchor(self, pool: PoolObject, backend: Anchored) -> bool:
+    def _held_anchor(self, pool: PoolObject, backend: Remembers) -> bool:
         """Have a backend hold what was kept of its target; tell whether there was anything."""
         try:
             anchor = self._services.store.read_anchor(pool.ref.uuid)
@@ -146,7 +146,7 @@ class Restore:
         writes = not self._services.readonly
         if not live and not backend.check():
             return
-        if isinstance(backend, Anchored):
+        if isinstance(backend, Remembers):
             anchor = backend.anchor()
             backend.hold(anchor)
             if writes:

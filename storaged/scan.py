@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from storaged.backend import Refresh
 from storaged.errors import Cancelled, OperationInvalid, StorageError, Timeout
@@ -12,6 +10,7 @@ from storaged.events import Lifecycle
 from storaged.job import Job
 from storaged.pool import PoolObject
 from storaged.poolstate import Phase
+from storaged.stopping import take_down
 
 #: A query that needs the first scan waits while the scan shows a sign of life every so often.
 PATIENCE = 5.0
@@ -87,6 +86,28 @@ class Scans:
             job = self._present().working
         return job or self.request("scan")
 
+    def renew(self) -> None:
+        """Let no scan that hangs be in the way of those to come.
+
+        What it finds, should it return, counts for nothing; a scan that waits behind it begins.
+        """
+        pool, failed = self._pool, None
+        patience = pool.services.limits.answers_within
+        with pool.lock:
+            old = self._present()
+            if old.working is None or old.working.silent_for() < patience:
+                return
+            self._run = _Run(pool.epoch)
+            pool.touched = None
+            waiting, old.waiting = old.waiting, None
+            if waiting is not None:
+                try:
+                    self._begin(self._run, waiting)
+                except StorageError as err:
+                    failed = err
+        if waiting is not None and failed is not None:
+            waiting.fail(failed)
+
     def under_way(self) -> list[Job[None]]:
         """Return the scan that works and the one that waits, if there are any."""
         return [job for job in (self._run.working, self._run.waiting) if job is not None]
@@ -114,7 +135,7 @@ class Scans:
             job.checkpoint()
             found = pool.backend.refresh(pool.index.view(), job)
             with pool.lock:
-                self._take(found, run.epoch, loud=job.kind == "refresh")
+                self._take(found, run, loud=job.kind == "refresh")
         except Cancelled:
             raise
         except StorageError as err:
@@ -124,16 +145,23 @@ class Scans:
             self._end(run)
             pool.services.events.deliver()
 
-    def _take(self, found: Refresh, epoch: int, *, loud: bool) -> None:
+    def _take(self, found: Refresh, run: _Run, *, loud: bool) -> None:
         pool = self._pool
-        if pool.epoch != epoch:
+        if pool.epoch != run.epoch:
             raise OperationInvalid(f"storage pool '{pool.name}' is not active")
+        if run is not self._run:
+            return  # it hung, and a later one has been begun
+        if pool.outage is not None:
+            pool.regain()
+            loud = True
         pool.index = pool.index.merged(found.volumes, pool.touched or ())
         pool.scanned = True
         if not found.problems:
             pool.problem("target", None)  # the scan has looked at it too
         pool.problem("scan", "; ".join(found.problems) or None)
         pool.measured(found.space, found.permissions)
+        if loud:
+            pool.made_with.clear()
         if loud and pool.phase is Phase.ACTIVE:
             pool.services.events.post(pool.ref, None)
 
@@ -157,13 +185,16 @@ class Scans:
             waiting.fail(failed)
 
     def _failed(self, err: StorageError, epoch: int) -> None:
-        """Take the pool down, as libvirt does; but not under jobs that still work on it."""
+        """Take the pool down, as libvirt does.
+
+        But not under jobs that still work on it, and not if its storage may come back by itself.
+        """
         pool = self._pool
         job: Job[None] = Job("stop", pool.name)
         with pool.lock:
             if pool.epoch != epoch or pool.phase is not Phase.ACTIVE:
                 return
-            if pool.under_way() or pool.services.readonly:
+            if pool.watched is not None or pool.under_way() or pool.services.readonly:
                 pool.problem("scan", f"the last refresh failed: {err.message}")
                 return
             pool.claim_locked(job, active=True, phase=Phase.STOPPING)
@@ -176,27 +207,3 @@ class Scans:
                 pool.services.events.post(pool.ref, Lifecycle.STOPPED)
         finally:
             pool.unclaim(job)
-
-
-def take_down(pool: PoolObject) -> str | None:
-    """Forget the live state of a pool that could not be used, and let go of its storage.
-
-    Call it while the pool is claimed, and before it settles.
-
-    :returns: what could not be undone; it must not hide why the pool came down, so nothing is
-        raised.
-    """
-    job: Job[Any] = Job("stop", pool.name)
-    store = pool.services.store
-    failed = []
-    steps: tuple[Callable[[], None], ...] = (
-        lambda: store.remove_live(pool.name),
-        lambda: store.remove_anchor(pool.ref.uuid),
-        lambda: pool.backend.stop(job),
-    )
-    for undo in steps:
-        try:
-            undo()
-        except StorageError as err:
-            failed.append(err.message)
-    return f"could not be stopped cleanly: {'; '.join(failed)}" if failed else None

@@ -44,6 +44,14 @@ def validate_volume(root: Node) -> None:
     _validate(root, "storagevol.rng")
 
 
+def validate_secret(root: Node) -> None:
+    """Check a secret's document.
+
+    :raise XMLSchemaError: it is refused; names the element and its line.
+    """
+    _validate(root, "secret.rng")
+
+
 def validate_capabilities(root: Node) -> None:
     """Check a document of `storaged.capabilities.pool_capabilities`.
 

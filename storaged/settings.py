@@ -1,4 +1,4 @@
-"""What libvirt has no place for: per pool, the owner, group and mode of new volumes.
+"""What libvirt has no place for: per pool, owner, group, mode and place of new volumes.
 
 One small TOML file a pool, below ``etc/storaged``; without it everything is as with libvirt. People
 may edit the files: keys that this version does not know are kept (comments are not), and a file
@@ -24,7 +24,9 @@ _LIMIT = 1 << 20
 _MAX_ID = 2**32 - 2
 
 _OWNER, _GROUP, _MODE = "volume-owner", "volume-group", "volume-mode"
-_KNOWN = (_OWNER, _GROUP, _MODE)
+_THIN_POOL = "thin-pool"
+_NUMBERS = (_OWNER, _GROUP, _MODE)
+_KNOWN = (*_NUMBERS, _THIN_POOL)
 
 _HEAD = """\
 # Defaults for new volumes of this pool, read by storaged; removing this file leaves libvirt's.
@@ -35,12 +37,14 @@ _HEAD = """\
 class PoolPolicy:
     """What new volumes of a pool get where their definition names nothing; None is libvirt's way.
 
+    :param thin_pool: the thin pool that the sparse volumes of a logical pool lie in.
     :raise InvalidArgument: an id or a mode that the kernel does not have.
     """
 
     owner: int | None = None
     group: int | None = None
     mode: int | None = None
+    thin_pool: str | None = None
 
     def __post_init__(self) -> None:
         for what, value, most in (
@@ -51,6 +55,8 @@ class PoolPolicy:
             if value is not None and not 0 <= value <= most:
                 shown = f"{value:#o}" if what == "mode" else value
                 raise InvalidArgument(f"{what} of new volumes out of range: {shown}")
+        if self.thin_pool is not None and (not self.thin_pool or "/" in self.thin_pool):
+            raise InvalidArgument(f"'{self.thin_pool}' is no name of a thin pool")
 
 
 class PolicyStore:
@@ -111,7 +117,8 @@ class PolicyStore:
         except ConfigUnsupported as err:
             err.advice = f"Mend or remove '{printable(path)}' first."
             raise
-        for key, value in zip(_KNOWN, (policy.owner, policy.group, policy.mode), strict=True):
+        values = (policy.owner, policy.group, policy.mode, policy.thin_pool)
+        for key, value in zip(_KNOWN, values, strict=True):
             table.pop(key, None)
             if value is not None:
                 table[key] = value
@@ -154,14 +161,18 @@ def _policy(table: Mapping[str, object]) -> PoolPolicy:
 
     :raise ConfigUnsupported: a key of ours has a value that makes no sense.
     """
-    values: list[int | None] = []
-    for key in _KNOWN:
+    numbers: list[int | None] = []
+    for key in _NUMBERS:
         value = table.get(key)
         if value is not None and type(value) is not int:
             raise ConfigUnsupported(f"'{key}' must be a number, not {format_value(value)}")
-        values.append(value)
+        numbers.append(value)
+    thin_pool = table.get(_THIN_POOL)
+    if thin_pool is not None and not isinstance(thin_pool, str):
+        raise ConfigUnsupported(f"'{_THIN_POOL}' must be a name, not {format_value(thin_pool)}")
     try:
-        return PoolPolicy(*values)
+        owner, group, mode = numbers
+        return PoolPolicy(owner, group, mode, thin_pool)
     except InvalidArgument as err:
         raise ConfigUnsupported(err.detail) from err
 

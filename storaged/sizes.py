@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any, Final
 
 from storaged.backend import Transfers
-from storaged.errors import InvalidArgument, NoSpace, OperationUnsupported
+from storaged.errors import InvalidArgument, NoSpace, OperationUnsupported, system_errors
+from storaged.formats.handle import Handle
+from storaged.job import Job
 from storaged.model import VolumeRecord
 from storaged.pool import PoolObject
 from storaged.units import MAX_SIZE, format_size
+
+#: Formats of volumes whose bytes are those of the disk.
+_PLAIN: Final = ("raw", None)
+#: How much is read at a time where only its bytes tell whether there are data, in bytes.
+_PIECE: Final = 4 << 20
 
 
 def wanted_size(record: VolumeRecord, capacity: int, *, delta: bool, shrink: bool) -> int:
@@ -33,6 +41,7 @@ def check_size(
     allocate: bool,
     shrink: bool,
     force: bool,
+    job: Job[Any],
 ) -> None:
     """Refuse a capacity that a volume is not to get; for a worker, for it may read the volume.
 
@@ -43,7 +52,9 @@ def check_size(
     :raise NoSpace: it is to be allocated, and the pool has too little left.
     """
     if wanted < record.capacity:
-        smallest = record.allocation if not shrink else 0 if force else _data_end(pool, record)
+        smallest = record.allocation
+        if shrink:
+            smallest = 0 if force else _data_end(pool, record, wanted, job)
         if wanted < smallest:
             raise InvalidArgument(
                 "can't shrink capacity below existing allocation",
@@ -75,9 +86,10 @@ def check_needless(record: VolumeRecord, secret: bytes | None) -> None:
         )
 
 
-def _data_end(pool: PoolObject, record: VolumeRecord) -> int:
+def _data_end(pool: PoolObject, record: VolumeRecord, wanted: int, job: Job[Any]) -> int:
     """Return where the last data of a volume end, as a guest counts, in bytes.
 
+    :param wanted: where they may end: what lies before is not looked at closely.
     :raise OperationUnsupported: that cannot be told.
     """
     backend = pool.backend
@@ -90,9 +102,25 @@ def _data_end(pool: PoolObject, record: VolumeRecord) -> int:
             f"it cannot be told where the data of volume '{record.name}' end: {err.detail}",
             advice="If what lies beyond the new end can be lost: --shrink --force",
         ) from err
-    with closing(disk) as handle:
+    with closing(disk) as handle, system_errors(f"cannot read volume '{record.name}'"):
         size = handle.size()
         # a raw volume with LUKS is longer than its capacity, by its header
-        header = size - record.capacity if record.format == "raw" else 0
+        header = size - record.capacity if record.format in _PLAIN else 0
         ends = (offset + length for offset, length, data in handle.map(0, size) if data)
-        return max(max(ends, default=0) - header, 0)
+        end = max(ends, default=0)
+        if end == size and record.format in _PLAIN:
+            # Devices, and some file systems, do not tell where their holes are.
+            end = _last_data(handle, wanted + header, end, job)
+        return max(end - header, 0)
+
+
+def _last_data(handle: Handle, start: int, end: int, job: Job[Any]) -> int:
+    """Return the end of the last bytes that are not zeros between two offsets, or *start*."""
+    while end > start:
+        job.checkpoint()
+        begin = max(end - _PIECE, start)
+        data = handle.pread(end - begin, begin).rstrip(b"\0")
+        if data:
+            return begin + len(data)
+        end = begin
+    return end

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from storaged.ensure import Ensured
     from storaged.events import Event
     from storaged.model import PoolDef
+    from storaged.secrethandle import Secrets
     from storaged.worker import Limits
 
 
@@ -189,6 +190,13 @@ class Storage:
         """Return what each pool type can do here, as XML."""
         return self.engine.pool_capabilities()
 
+    @property
+    def secrets(self) -> Secrets:
+        """The secrets that pools and volumes name: passwords and passphrases."""
+        from storaged.secrethandle import Secrets
+
+        return Secrets(self.engine)
+
     def jobs(self) -> list[Progress]:
         """Return the progress of the jobs under way in this engine, the oldest first."""
         return [job.progress() for job in self.engine.jobs()]
@@ -237,6 +245,7 @@ def open_storage(
     *,
     session: bool = False,
     autostart: bool = False,
+    watch: bool = False,
     readonly: bool = False,
     lock_timeout: float = 30.0,
     durability: Durability | str = "full",
@@ -247,12 +256,14 @@ def open_storage(
 
     :param root: put configuration, state and sockets below this directory.
     :param session: an ordinary user's engine, in that user's directories.
-    :param autostart: start the pools that are to be started at boot, once a boot.
+    :param autostart: start the pools that are to be started at boot, once a boot; what fails is
+        tried again while the engine is open.
+    :param watch: notice within 10 s when the server of a pool dies, and when it is back.
     :param readonly: change nothing and take no lock: works beside another engine.
     :param lock_timeout: how long to wait for another embedded engine, in seconds.
     :param durability: "full": what succeeded survives a loss of power; "none": the kernel has it.
     :param backends: further pool types by name.
-    :param limits: bounds of the threads that touch storage.
+    :param limits: bounds of the threads that touch storage, and how long it is trusted.
     :raise ResourceBusy: another engine holds the state directory.
     """
     from storaged.backend import Durability
@@ -270,6 +281,7 @@ def open_storage(
         paths,
         readonly=readonly,
         autostart=autostart,
+        watch=watch,
         lock_timeout=lock_timeout,
         durability=Durability(durability),
         registry=Registry(backends),

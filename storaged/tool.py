@@ -105,6 +105,7 @@ def run(
     changes: bool = False,
     stdin: bytes = b"",
     user: command.User | None = None,
+    passing: Sequence[str] = (),
 ) -> Output:
     """Run a tool and wait for its end.
 
@@ -114,6 +115,7 @@ def run(
     :param accept: the exit statuses that are no failure; empty: all.
     :param changes: it changes storage: after a cancel it gets a while to come to its end.
     :param stdin: what it reads.
+    :param passing: names of our environment that it gets beside those that every program does.
     :raise MissingProgram: it is not installed.
     :raise CommandFailed: it ended with another status.
     :raise CommandTimeout: it took too long. One that hangs in the kernel is left behind.
@@ -126,9 +128,8 @@ def run(
     try:
         with system_errors(f"Cannot run {argv[0]}"):
             os.pwrite(given, stdin, 0)
-        child = command.start(
-            words, command.environment(os.environ), stdin=given, stdout=printed, user=user
-        )
+        environ = command.environment(os.environ, *passing)
+        child = command.start(words, environ, stdin=given, stdout=printed, user=user)
         try:
             status = _wait(child, words, timeout, job, changes=changes)
         finally:
@@ -158,7 +159,8 @@ def _wait(
         if status is not None:
             return status
         if left <= 0:
-            raise CommandTimeout(argv, timeout, child.said())
+            said = f"it took more than {timeout:g} s. {child.said()}".strip()
+            raise CommandTimeout(argv, -9, said)
         try:
             if job is not None:
                 job.checkpoint()

@@ -121,6 +121,8 @@ class Traits:
     target_prefix: str = ""
     #: the type of a plug-in: any source format is kept as it is
     generic: bool = False
+    #: values of ``target/format`` that are read, but as libvirt knows none, never printed
+    silent_formats: tuple[str, ...] = ()
 
     @property
     def has_source_format(self) -> bool:
@@ -146,12 +148,12 @@ class Traits:
     def volume_format(self, name: str | None) -> str | None:
         """Return the volume format to use where *name* was given; the default for None.
 
-        None is returned for the types whose volumes have no format.
+        None is returned for the types whose volumes have no format, but for a silent one.
 
         :raise ConfigUnsupported: the type has formats, and *name* is none of them.
         """
         if not self.volume_formats:
-            return None
+            return name if name in self.silent_formats else None
         if not name:
             return self.volume_formats[0]
         if name not in self.volume_formats:
@@ -171,6 +173,7 @@ def _row(
     volume_formats: tuple[str, ...] = (),
     target: Target = Target.REQUIRED,
     target_prefix: str = "",
+    silent_formats: tuple[str, ...] = (),
 ) -> tuple[PoolType, Traits]:
     return kind, Traits(
         kind,
@@ -181,6 +184,7 @@ def _row(
         volume_formats,
         target,
         target_prefix,
+        silent_formats=silent_formats,
     )
 
 
@@ -192,7 +196,7 @@ _TABLE: Mapping[str, Traits] = MappingProxyType(dict((
     _row(PoolType.FS, _FILE, (_DEVICE,), (_DEVICE,), _FILE_SYSTEMS, FILE_FORMATS),
     _row(PoolType.NETFS, _FILE, (_HOST, _DIR), (_HOST, _DIR), _NETWORK_FILE_SYSTEMS, FILE_FORMATS),
     _row(PoolType.LOGICAL, _BLOCK, (_DEVICE, _NAME), (), _VOLUME_GROUPS,
-         target=Target.FORCED, target_prefix="/dev/"),
+         target=Target.FORCED, target_prefix="/dev/", silent_formats=("thin-pool",)),
     _row(PoolType.DISK, _BLOCK, (_DEVICE,), (_DEVICE,), _LABELS, PARTITION_FORMATS),
     _row(PoolType.ISCSI, _BLOCK, (_HOST, _DEVICE, _INITIATOR), (_HOST,)),
     _row(PoolType.ISCSI_DIRECT, _NETWORK, (_HOST, _DEVICE, _INITIATOR), (_HOST, _INITIATOR),

@@ -193,10 +193,14 @@ class VolumeQueries:
             if name and pool.snapshot.definition.target == (directory or "/"):
                 try:
                     found = volumes.find(name)
-                except (NoSuchVolume, OperationInvalid):  # none, or it was stopped just now
+                except OperationInvalid:  # it was stopped just now
                     continue
-                if (pool.key_of if by_key else pool.path_of)(found) == wanted:
-                    return volumes.ref(found)
+                except NoSuchVolume:
+                    if isinstance(pool.backend, Anchored):
+                        continue
+                else:
+                    if (pool.key_of if by_key else pool.path_of)(found) == wanted:
+                        return volumes.ref(found)
             if not pool.scanned and not isinstance(pool.backend, Anchored):
                 # Other paths than those in a directory are known after the first scan only.
                 with suppress(StorageError):
@@ -355,4 +359,15 @@ def _info(volumes: Volumes, record: VolumeRecord) -> VolumeInfo:
         path,
         record.problem,
         building,
+        *_fullness(record),
     )
+
+
+def _fullness(record: VolumeRecord) -> tuple[float | None, float | None]:
+    """Return how full a volume is, its data and its metadata, in percent."""
+    extra = record.extra
+    if extra is None:
+        return None, None
+    found = (extra.get("data_percent"), extra.get("metadata_percent"))
+    data, metadata = (value if isinstance(value, float) else None for value in found)
+    return data, metadata

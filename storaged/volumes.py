@@ -10,8 +10,10 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any, TypeVar
 
+from storaged import passphrases
 from storaged.backend import (
     PLAIN_CLONE,
+    Anchored,
     CloneBacking,
     CloneOptions,
     ClonesVolumes,
@@ -70,12 +72,14 @@ class Volumes:
         if record is not None:
             return record
         answered = True
-        if isinstance(self.pool.backend, LooksAtVolumes):
-            sight = self.looks.look(name)
-            record, answered = sight.record, sight.fresh
-        elif not self.pool.scanned:
+        backend = self.pool.backend
+        if not self.pool.scanned and not isinstance(backend, Anchored):
+            # Where a look is no mere system call, it may not be over in the time of one.
             self.scans.require_one()
             record = self.pool.index.get(name)
+        if record is None and isinstance(backend, LooksAtVolumes):
+            sight = self.looks.look(name)
+            record, answered = sight.record, sight.fresh
         if record is None:
             raise self._unknown(name, answered=answered)
         return record
@@ -105,12 +109,13 @@ class Volumes:
             return backend.plan(request, preallocate_metadata=preallocate_metadata)
 
         def make(planned: VolumeDef) -> VolumeRecord:
+            passphrase = passphrases.of_new(pool, planned, secret)
             return backend.create(
-                planned, job, preallocate_metadata=preallocate_metadata, secret=secret
+                planned, job, preallocate_metadata=preallocate_metadata, secret=passphrase
             )
 
         def work(_job: Job[VolumeRef]) -> VolumeRef:
-            return self.ref(making.make(plan, make, request.name, taken))
+            return self.ref(making.make(job, plan, make, taken))
 
         making.reserve(request, job, taken)
         return pool.run_job(job, work, making.ending(job))
@@ -145,7 +150,7 @@ class Volumes:
 
         def work(job: Job[VolumeRef]) -> VolumeRef:
             try:
-                return self.ref(making.make(plan, make, request.name, taken))
+                return self.ref(making.make(job, plan, make, taken))
             finally:
                 origin.give_back(source.name, job)
 
@@ -154,6 +159,8 @@ class Volumes:
         making.reserve(request, job, taken)
         try:
             origin.lease_read(source.name, job)
+            # Also if it never begins, because this pool is stopped by force.
+            job.on_end(lambda: origin.give_back(source.name, job))
             return pool.run_job(job, work, making.ending(job))
         except BaseException:
             origin.give_back(source.name, job)
@@ -177,7 +184,9 @@ class Volumes:
         giving = origin.pool.able(Transfers)
 
         def plan() -> VolumeDef:
+            nonlocal options
             current = origin.look_again(source)
+            options = passphrases.of_clone(self.pool, request, origin.pool, current, options)
             return backend.plan_clone(
                 request, current, preallocate_metadata=preallocate_metadata, options=options
             )
@@ -215,8 +224,9 @@ class Volumes:
         def make(planned: VolumeDef) -> VolumeRecord:
             # An overlay of what a machine still writes to would soon contradict it.
             with closing(giving.open_image(source)) as handle, unwritten(handle, source.name):
+                passphrase = passphrases.of_new(self.pool, planned, options.secret)
                 return backend.create(
-                    planned, job, secret=options.secret, durability=options.durability
+                    planned, job, secret=passphrase, durability=options.durability
                 )
 
         return plan, make
@@ -241,6 +251,7 @@ class Volumes:
                 check(record, job)
             backend.delete(record, job, force=force)
             with self.pool.lock:
+                self.pool.require_under_way(job)
                 gone = self.pool.drop(name) or record
                 self.pool.use_space(-gone.allocation)
 
@@ -276,8 +287,9 @@ class Volumes:
             wanted = wanted_size(current, capacity, delta=delta, shrink=shrink)
             if not dangers(current.concerns):  # those the backend refuses, whatever the size
                 check_size(
-                    self.pool, current, wanted, allocate=allocate, shrink=shrink, force=force
-                )
+                    self.pool, current, wanted,
+                    allocate=allocate, shrink=shrink, force=force, job=job,
+                )  # fmt: skip
                 check_needless(current, secret)
             if check is not None and wanted < current.capacity:
                 check(current, job)
@@ -289,9 +301,9 @@ class Volumes:
                 allocate=allocate,
                 shrink=shrink,
                 force=force,
-                secret=secret,
+                secret=passphrases.of_resized(self.pool, current, secret),
             )
-            self.replaced(current, made)
+            self.replaced(job, current, made)
 
         return self.writing(job, work)
 
@@ -313,7 +325,7 @@ class Volumes:
         def work(job: Job[None]) -> None:
             if check is not None:
                 check(record, job)
-            self.replaced(record, backend.wipe(record, algorithm, job, force=force))
+            self.replaced(job, record, backend.wipe(record, algorithm, job, force=force))
 
         return self.writing(Job("wipe", self.pool.name, name), work)
 
@@ -362,9 +374,10 @@ class Volumes:
             raise self._unknown(record.name, answered=True)
         return found
 
-    def replaced(self, old: VolumeRecord, new: VolumeRecord) -> None:
-        """Take the facts of a volume after work on it; for the worker of that."""
+    def replaced(self, job: Job[Any], old: VolumeRecord, new: VolumeRecord) -> None:
+        """Take the facts of a volume after *job* has worked on it; for its worker."""
         with self.pool.lock:
+            self.pool.require_under_way(job)
             self.pool.put(new)
             self.pool.use_space(new.allocation - old.allocation)
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from storaged.errors import OperationFailed
+from storaged.errors import OperationFailed, OperationInvalid
+from storaged.facts import Outage
 from storaged.job import Job, Pending
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ _QUIET = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many threads a pool may use, and how long they are trusted. Times in seconds."""
+    """How many threads a pool may use, how long storage is trusted. Times in seconds."""
 
     #: threads at work at once; stuck ones do not count
     threads: int = 64
@@ -37,6 +38,14 @@ class Limits:
     stuck: int = 4
     #: an idle thread ends after so long
     idle: float = 10.0
+    #: so many threads at most are given up when storage answers again and they do not return
+    lost: int = 64
+    #: storage that is watched and gives no sign within this does not answer
+    answers_within: float = 5.0
+    #: a failed autostart is tried again after so long, then after twice that, and so on ...
+    retry_after: float = 1.0
+    #: ... but at least this often
+    retry_at_least: float = 60.0
 
 
 class Workers:
@@ -57,6 +66,10 @@ class Workers:
         #: those of them that have no work, or are about to fetch some
         self._idle = 0
         self._running: dict[Job[Any], float] = {}
+        #: what is still at work and does not count any more
+        self._lost: set[Job[Any]] = set()
+        self._outage: Outage | None = None
+        self._closed = False
 
     def stuck(self) -> tuple[Job[Any], ...]:
         """Return the jobs that have shown no sign of life for too long."""
@@ -68,23 +81,58 @@ class Workers:
         """Tell whether so many jobs are stuck that new work is refused."""
         return len(self._running) >= self._limits.stuck and len(self.stuck()) >= self._limits.stuck
 
+    def outage(self) -> Outage | None:
+        """Return since when so many jobs have been stuck that new work is refused, if they are."""
+        if not self.inaccessible() or not (stuck := self.stuck()):
+            return None
+        silent = max(job.silent_for() for job in stuck)
+        return Outage(time.time() - silent, f"{len(stuck)} operations wait for its storage")
+
+    def refuse(self, outage: Outage | None) -> None:
+        """Refuse new work because the storage does not answer; None: take it again."""
+        with self._lock:
+            self._outage = outage
+
+    def give_up_stuck(self) -> None:
+        """Do not count stuck jobs any more, because the storage answers again.
+
+        Their threads end when they return. Not more than `Limits.lost` are given up at a time.
+        """
+        with self._lock:
+            room = self._limits.lost - len(self._lost)
+            for job in self._stuck(time.monotonic())[:room]:
+                del self._running[job]
+                self._lost.add(job)
+                self._threads -= 1
+
+    def close(self) -> None:
+        """Take no work any more; what waits fails, what is at work is left alone."""
+        with self._lock:
+            self._closed = True
+            left, self._waiting = self._waiting, deque()
+            error = self._ended()
+        for job, _work in left:
+            job.fail(error)
+
     def require_answering(self) -> None:
         """Raise if new work is refused.
 
-        :raise OperationFailed: too many jobs are stuck.
+        :raise OperationFailed: too many jobs are stuck, or the storage does not answer.
         """
         with self._lock:
             self._require_answering()
 
-    def submit(self, job: Job[T], work: Callable[[Job[T]], T]) -> Job[T]:
+    def submit(self, job: Job[T], work: Callable[[Job[T]], T], *, anyway: bool = False) -> Job[T]:
         """Have *work* run on a thread; its outcome becomes the job's.
 
+        :param anyway: although the storage does not answer (`refuse`).
         :returns: *job*, at once.
-        :raise OperationFailed: too many jobs are stuck, or the host has no thread left; nothing was
-            started.
+        :raise OperationFailed: too many jobs are stuck, the storage does not answer, or the host
+            has no thread left; nothing was started.
+        :raise OperationInvalid: the pool was stopped by force.
         """
         with self._lock:
-            stuck = self._require_answering()
+            stuck = self._require_answering(anyway=anyway)
             missing = len(self._waiting) + 1 - self._idle
             free = self._limits.threads + len(stuck) - self._threads
             for _ in range(min(missing, free)):
@@ -115,8 +163,10 @@ class Workers:
             found = self._fetch()
             if found is None:
                 return
-            self._run(*found)
+            lost = self._run(*found)
             del found  # nothing is kept alive while there is nothing to do
+            if lost:
+                return
             with self._lock:
                 self._idle += 1
 
@@ -144,19 +194,25 @@ class Workers:
                     if wake in self._parked:
                         self._parked.remove(wake)
 
-    def _run(self, job: Job[T], work: Callable[[Job[T]], T]) -> None:
+    def _run(self, job: Job[T], work: Callable[[Job[T]], T]) -> bool:
+        """Do the work; tell whether the thread has been given up meanwhile."""
         try:
             outcome = work(job)
         except BaseException as err:
-            self._forget(job)
+            lost = self._forget(job)
             job.fail(err)
         else:
-            self._forget(job)
+            lost = self._forget(job)
             job.finish(outcome)
+        return lost
 
-    def _forget(self, job: Job[Any]) -> None:
+    def _forget(self, job: Job[Any]) -> bool:
         with self._lock:
+            if job in self._lost:
+                self._lost.remove(job)
+                return True
             self._running.pop(job, None)
+            return False
 
     def _stuck(self, now: float) -> tuple[Job[Any], ...]:
         after = self._limits.stuck_after
@@ -164,8 +220,12 @@ class Workers:
             job for job, began in self._running.items() if now - max(began, job.beat) > after
         )
 
-    def _require_answering(self) -> tuple[Job[Any], ...]:
+    def _require_answering(self, *, anyway: bool = False) -> tuple[Job[Any], ...]:
         """Return the stuck jobs, if they are few enough."""
+        if self._closed:
+            raise self._ended()
+        if self._outage is not None and not anyway:
+            raise OperationFailed(f"pool '{self._name}' {self._outage}", advice=self._advice())
         stuck = self._stuck(time.monotonic()) if self._running else ()
         if len(stuck) >= self._limits.stuck:
             raise self._refusal(stuck)
@@ -178,8 +238,17 @@ class Workers:
         return OperationFailed(
             f"pool '{self._name}' does not answer: {len(stuck)} operations ({kinds}) have been "
             f"waiting for its storage, the longest for {longest:.0f} s",
-            advice="Mend the storage or its server; the pool is taken up again by itself.",
+            advice=self._advice(),
         )
+
+    def _advice(self) -> str:
+        return (
+            "Mend the storage or its server; the pool is taken up again by itself. To let go of "
+            f"it: storagectl pool stop {self._name} --force"
+        )
+
+    def _ended(self) -> OperationInvalid:
+        return OperationInvalid(f"storage pool '{self._name}' is not active")
 
 
 class Deadlines:

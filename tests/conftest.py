@@ -6,15 +6,16 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from storaged.backend import Host
+from tests.kernel import features
+from tests.kernel.programs import SYSTEM_PATH, in_guest
 
-#: Where mkfs and losetup are; not in every user's path.
-SYSTEM_PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
+pytest_plugins = ["tests.kernel.fixtures"]
 
 #: What makes each file system, and the smallest image (in MiB) that it accepts.
 _MKFS = {
@@ -27,6 +28,30 @@ LoopMount = Callable[..., Path]
 
 #: Seconds to wait for what the kernel does in the end.
 _PATIENCE = 10
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse misspelt features."""
+    features.check_names(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine's kernel cannot do."""
+    features.check(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no kernel-bound test be skipped in the guest, whatever its reason: all is there."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and in_guest() and item.get_closest_marker("kernel") is not None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped in the guest: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

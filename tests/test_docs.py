@@ -66,11 +66,31 @@ def test_readme_commands_run(tmp_path: Path) -> None:
 
 def test_backend_example_runs(tmp_path: Path) -> None:
     (code,) = blocks("docs/backends.md")
+    assert code.count("\n") < 80
     names: dict[str, object] = {"__name__": "example"}
     exec(compile(code, "docs/backends.md", "exec"), names)
-    backend = names["Nothing"]
-    with storaged.open(tmp_path, backends={"nothing": backend}) as storage:  # type: ignore[dict-item]
-        pool = storage.define_pool("<pool type='nothing'><name>n</name></pool>")
+    backend = names["Ram"]
+    with storaged.open(tmp_path, backends={"ram": backend}) as storage:  # type: ignore[dict-item]
+        pool = storage.define_pool("<pool type='ram'><name>r</name></pool>")
         pool.start()
+        volume = pool.create("a", 1 << 20)
+        (tmp_path / "given").write_bytes(b"x" * 4096)
+        volume.upload(tmp_path / "given", offset=8192)
+        volume.resize(2 << 20)
+        volume.download(tmp_path / "got")
+        content = bytes(8192) + b"x" * 4096 + bytes((2 << 20) - 12288)
+        assert (tmp_path / "got").read_bytes() == content
+        assert volume.info().capacity == 2 << 20
+        assert "<path>ram:r/a</path>" in volume.xml()
+        with pytest.raises(storaged.VolumeExists):
+            pool.create("a", 1)
+        files = storage.ensure_dir_pool("d", tmp_path / "d")
+        copy = files.clone(volume, "copy.qcow2", format="qcow2")
+        assert copy.info().capacity == 2 << 20
+        with pytest.raises(storaged.Unsupported, match="wiping"):
+            volume.wipe()
+        pool.refresh()
+        assert pool.names() == ["a"]
+        volume.delete()
         assert pool.names() == []
         pool.stop()

@@ -41,7 +41,7 @@ _VARIABLE = "_STORAGECTL_COMPLETE"
 def completion(call: Invocation, shell: str) -> None:
     """Print the script that completes words in a shell.
 
-    It completes commands, options, and the names of pools and volumes.
+    It completes commands, options, and the names of pools, volumes and secrets.
     """
     from click.shell_completion import get_completion_class
 
@@ -113,6 +113,11 @@ def jobs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     )
 
 
+def secrets(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    """Return what can stand for SECRET: ``KIND/ID``, and for one without an ID its UUID."""
+    return _offer(ctx, lambda storage: _matching(incomplete, _secret_words(storage)), "secret")
+
+
 def clone_words(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     """Return what can be the next word of ``vol clone [POOL] VOL NEWNAME``."""
     given = tuple(ctx.params.get("words") or ())
@@ -125,12 +130,14 @@ def clone_words(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     return []
 
 
-def _offer(ctx: click.Context, gather: Callable[[Storage], Iterable[str]]) -> list[CompletionItem]:
+def _offer(
+    ctx: click.Context, gather: Callable[[Storage], Iterable[str]], driver: str = "storage"
+) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
     call = Invocation.of(ctx.find_root().params)
     try:
-        with call.look() as storage:
+        with call.look(driver) as storage:
             return [CompletionItem(word) for word in gather(storage) if word.isprintable()]
     except Exception:
         return []  # an error has no place on a command line that is being typed
@@ -138,6 +145,13 @@ def _offer(ctx: click.Context, gather: Callable[[Storage], Iterable[str]]) -> li
 
 def _pool_names(storage: Storage) -> list[str]:
     return [pool.name for pool in storage.pools()]
+
+
+def _secret_words(storage: Storage) -> list[str]:
+    return [
+        str(each.uuid) if each.usage_id is None else f"{each.usage}/{each.usage_id}"
+        for each in storage.secrets.definitions()
+    ]
 
 
 def _matching(start: str, names: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: The sockets of the daemons that serve storage, the best first.
 _SOCKETS = ("virtstoraged-sock", "libvirt-sock")
+_ALL_DRIVERS = "libvirt-sock"
 #: What an attempt to connect says where nobody listens.
 _NOBODY = (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENXIO)
 _NOT_FOR_US = (errno.EACCES, errno.EPERM)
@@ -34,10 +35,12 @@ class Chooser:
     """One choice of an engine.
 
     :param writes: whether something will be changed.
+    :param driver: which one is needed: libvirt's daemon of all drivers gives one a connection.
     """
 
     call: Invocation
     writes: bool
+    driver: str = "storage"
     #: the places where nobody was, and why not
     tried: list[tuple[str, str]] = field(default_factory=list)
 
@@ -123,7 +126,8 @@ class Chooser:
         from storaged.client.uri import quote
 
         kind = "session" if owner or self.call.session else "system"
-        return f"storage:///{kind}?socket={quote(socket)}"
+        driver = self.driver if Path(socket).name.startswith(_ALL_DRIVERS) else "storage"
+        return f"{driver}:///{kind}?socket={quote(socket)}"
 
     def _let_in(self, socket: str) -> str:
         group = _group_of(socket)

@@ -79,6 +79,18 @@ _JOB = {
     ),
 }
 
+_SECRET = {
+    "list": Entry("storaged.cli.secrets:list_secrets", "List the secrets."),
+    "info": Entry("storaged.cli.secrets:info", "Show what a secret is for; not its value."),
+    "define-as": Entry("storaged.cli.secrets:define_as", "Define a secret from options."),
+    "define": Entry("storaged.cli.secrets:define", "Define a secret from XML."),
+    "set-value": Entry("storaged.cli.secrets:set_value", "Set the value of a secret."),
+    "dumpxml": Entry(
+        "storaged.cli.secrets:dumpxml", "Print a secret as XML; its value is not in it."
+    ),
+    "undefine": Entry("storaged.cli.secrets:undefine", "Forget a secret and its value."),
+}
+
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -142,4 +154,27 @@ def job() -> None:
 
     ID is the number that 'job list' shows. Without a daemon a job belongs to the command that
     began it, shows its progress there, and is cancelled by Ctrl-C.
+    """
+
+
+@click.group(
+    "secret",
+    cls=LazyGroup,
+    table=_SECRET,
+    aliases={"show": "info"},
+    context_settings=_SETTINGS,
+    examples=(
+        "storagectl secret define-as iscsi target1 --private",
+        "storagectl secret set-value iscsi/target1",
+        "storagectl secret list",
+    ),
+)
+def secret() -> None:
+    """Work on secrets: passwords and passphrases.
+
+    A pool logs in to its server with one, an encrypted volume is opened with one: what defines
+    them names a secret by its UUID or its usage. SECRET is a UUID, or KIND/ID in one word, such as
+    iscsi/target1 or volume//srv/vms/web1.qcow2. The secrets are libvirt's: where its daemon of
+    secrets runs, that one keeps them. A value comes from a file, a pipe or the terminal and is
+    never shown.
     """

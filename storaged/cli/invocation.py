@@ -49,13 +49,16 @@ class Invocation:
             verbose=verbose or settings.get("verbose", False),
         )
 
-    def look(self) -> Storage:
-        """Open the engine to read: it takes no lock, so it works beside a running engine."""
+    def look(self, driver: str = "storage") -> Storage:
+        """Open the engine to read: it takes no lock, so it works beside a running engine.
+
+        :param driver: which one is needed of a daemon of libvirt's that has them all.
+        """
         from storaged.cli.connection import Chooser
 
-        return Chooser(self, writes=False).open()
+        return Chooser(self, writes=False, driver=driver).open()
 
-    def change(self) -> Storage:
+    def change(self, driver: str = "storage") -> Storage:
         """Open the engine to change something.
 
         One in this process holds the driver's lock until it is closed.
@@ -64,7 +67,7 @@ class Invocation:
         """
         from storaged.cli.connection import Chooser
 
-        return Chooser(self, writes=True).open()
+        return Chooser(self, writes=True, driver=driver).open()
 
     def connect_daemon(self, what: str) -> Storage:
         """Open a connection to a daemon, for *what* only a daemon can do."""

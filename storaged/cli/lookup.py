@@ -1,4 +1,4 @@
-"""From the words POOL and VOL to the objects they mean."""
+"""From the words POOL, VOL and SECRET to the objects they mean."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from storaged.errors import NoSuchPool, NoSuchVolume, StorageError
+from storaged.errors import InvalidArgument, NoSuchPool, NoSuchVolume, StorageError
 
 if TYPE_CHECKING:
-    from storaged import Pool, Storage, Volume
+    from storaged import Pool, Secret, Storage, Volume
 
 
 def find_pool(storage: Storage, word: str) -> Pool:
@@ -47,6 +47,24 @@ def find_volume(storage: Storage, word: str, pool: str | None = None) -> Volume:
         name, slash, _ = word.partition("/")
         err.advice = f"There is no pool '{name}'." if slash else _where(storage, word)
         raise
+
+
+def find_secret(storage: Storage, word: str) -> Secret:
+    """Return the secret that *word* names: a UUID, or KIND/ID such as ``iscsi/target1``.
+
+    :raise NoSuchSecret: there is none.
+    :raise InvalidArgument: it is neither.
+    """
+    uuid = _as_uuid(word)
+    if uuid is not None:
+        return storage.secrets.lookup(uuid)
+    kind, slash, usage_id = word.partition("/")
+    if not slash:
+        raise InvalidArgument(
+            f"'{word}' names no secret",
+            advice="Give its UUID, or KIND/ID such as iscsi/target1: storagectl secret list",
+        )
+    return storage.secrets.lookup_usage(kind, usage_id)
 
 
 def _in_pool(storage: Storage, pool: Pool, word: str) -> Volume:

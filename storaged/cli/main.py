@@ -27,6 +27,10 @@ _COMMANDS = {
     "pool": Entry("storaged.cli.groups:pool", "Work on pools: the places volumes are kept in."),
     "vol": Entry("storaged.cli.groups:vol", "Work on volumes: disk images and block devices."),
     "job": Entry("storaged.cli.groups:job", "Work on jobs: long work under way in a daemon."),
+    "secret": Entry(
+        "storaged.cli.groups:secret",
+        "Work on secrets: passwords and passphrases.",
+    ),
     "event": Entry("storaged.cli.event:event", "Wait for events of pools and print them."),
     "completion": Entry(
         "storaged.cli.completion:completion", "Print the script that completes words in a shell."

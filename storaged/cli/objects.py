@@ -1,8 +1,8 @@
-"""The JSON objects for pools and volumes. The names and types here are a promise to programs.
+"""The JSON objects for pools, volumes and secrets: a promise to programs.
 
-Keys may be added, never renamed or removed. Sizes are bytes. Every command that shows pools or
-volumes gives these objects; every command that changes one gives ``{"action": WORD, ...}`` with
-the object as it is afterwards.
+Keys may be added, never renamed or removed, and keep their types. Sizes are bytes. Every command
+that shows pools, volumes or secrets gives these objects; every command that changes one gives
+``{"action": WORD, ...}`` with the object as it is afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 from storaged.errors import StorageError
 
 if TYPE_CHECKING:
-    from storaged import Ensured, Pool, Volume
+    from storaged import Ensured, Pool, SecretDef, Volume
     from storaged.model import PoolInfo, VolumeInfo
 
 
@@ -36,6 +36,8 @@ class PoolObject(TypedDict):
     target: str | None
     #: what is wrong with the pool, in words
     problems: list[str]
+    #: since when the storage has not answered, in seconds since 1970; null if it does
+    inaccessible_since: float | None
 
 
 class VolumeObject(TypedDict):
@@ -56,6 +58,25 @@ class VolumeObject(TypedDict):
     building: bool
     #: what is wrong with the volume, in words
     problem: str | None
+    #: how full a thin pool, a thin volume or a snapshot is, in percent; null where there is nothing
+    #: to fill up
+    data_percent: float | None
+    metadata_percent: float | None
+
+
+class SecretObject(TypedDict):
+    """One secret. Its value is nowhere."""
+
+    uuid: str
+    #: what it is for: none, volume, ceph, iscsi, tls or vtpm
+    usage: str
+    #: which one of these; null for none
+    usage_id: str | None
+    #: it is never written to a disk
+    ephemeral: bool
+    #: its value is told to nobody
+    private: bool
+    description: str | None
 
 
 class DifferenceObject(TypedDict):
@@ -81,6 +102,7 @@ def pool_object(info: PoolInfo) -> PoolObject:
         "available": info.space.available,
         "target": info.target,
         "problems": list(info.problems),
+        "inaccessible_since": None if info.outage is None else info.outage.since,
     }
 
 
@@ -112,12 +134,26 @@ def volume_object(info: VolumeInfo) -> VolumeObject:
         "physical": info.physical,
         "building": info.building,
         "problem": info.problem,
+        "data_percent": info.data_percent,
+        "metadata_percent": info.metadata_percent,
     }
 
 
 def volume_changed(action: str, volume: Volume) -> dict[str, object]:
     """Return what a command did to *volume*, and the volume as it is now."""
     return {"action": action, "volume": volume_object(volume.info())}
+
+
+def secret_object(secret: SecretDef) -> SecretObject:
+    """Return a secret."""
+    return {
+        "uuid": str(secret.uuid),
+        "usage": str(secret.usage),
+        "usage_id": secret.usage_id,
+        "ephemeral": secret.ephemeral,
+        "private": secret.private,
+        "description": secret.description,
+    }
 
 
 def ensured(outcome: Ensured[Pool] | Ensured[Volume]) -> dict[str, object]:

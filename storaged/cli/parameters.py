@@ -1,4 +1,4 @@
-"""What the commands' arguments have in common: types of values, and the POOL and VOL arguments."""
+"""What the commands' arguments have in common: types of values, and POOL, VOL and SECRET."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ POOL_TYPES = (
     "sheepdog", "gluster", "zfs", "vstorage",
 )  # fmt: skip
 VOLUME_FORMATS = ("raw", "qcow2", "vmdk")
+SECRET_KINDS = ("volume", "ceph", "iscsi", "tls", "vtpm")
 
 
 class SizeType(IntType):
@@ -144,6 +145,15 @@ def complete_job(
     return completion.jobs(ctx, incomplete)
 
 
+def complete_secret(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Offer the secrets."""
+    from storaged.cli import completion
+
+    return completion.secrets(ctx, incomplete)
+
+
 def complete_words(
     *words: str,
 ) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -163,6 +173,11 @@ pool_option = click.option(
     shell_complete=complete_pool,
     help="Pool of VOL; needed if VOL is a bare name.",
 )
+file_argument = click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
+validate_option = click.option(
+    "--validate", is_flag=True, help="Check the document against the schema too."
+)
+secret_argument = click.argument("secret", metavar="SECRET", shell_complete=complete_secret)
 bytes_option = click.option("--bytes", "exact", is_flag=True, help="Print sizes as plain bytes.")
 
 

@@ -12,7 +12,14 @@ from storaged.cli.documents import PoolOptions, pool_document, read
 from storaged.cli.invocation import Invocation
 from storaged.cli.lazy import command
 from storaged.cli.objects import pool_changed
-from storaged.cli.parameters import POOL_TYPES, build_options, complete_words, overwriting
+from storaged.cli.parameters import (
+    POOL_TYPES,
+    build_options,
+    complete_words,
+    file_argument,
+    overwriting,
+    validate_option,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,10 +77,6 @@ def gather(options: dict[str, Any], positional: tuple[str, ...] = ()) -> PoolOpt
 type_argument = click.argument("kind", metavar="TYPE", shell_complete=complete_words(*POOL_TYPES))
 rest_argument = click.argument(
     "rest", nargs=-1, metavar="[[-|HOST] [-|PATH] [-|DEV] [-|NAME] [TARGET]]"
-)
-file_argument = click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
-validate_option = click.option(
-    "--validate", is_flag=True, help="Check the document against the schema too."
 )
 print_option = click.option("--print-xml", is_flag=True, help="Print the XML and change nothing.")
 

@@ -85,11 +85,13 @@ def ensure(call: Invocation, /, what: str, kind: str, no_autostart: bool, **opti
     examples=(
         "storagectl pool policy vms",
         "storagectl pool policy vms --owner libvirt-qemu --group kvm --mode 0660",
+        "storagectl pool policy HostVG --thin-pool tp",
         "storagectl pool policy vms --clear",
     ),
 )
 @pool_argument
 @owner_options
+@click.option("--thin-pool", metavar="NAME", help="Where sparse logical volumes are to lie.")
 @click.option("--clear", is_flag=True, help="Back to libvirt's way: root, 0600.")
 @click.pass_obj
 def policy(
@@ -98,18 +100,19 @@ def policy(
     owner: int | None,
     group: int | None,
     mode: int | None,
+    thin_pool: str | None,
     clear: bool,
 ) -> None:
     """Show or set what new volumes get.
 
-    Owner, group and mode count for volumes whose own definition names none. What is not given
-    stays as it is.
+    Owner, group and mode count for volumes whose own definition names none; the thin pool for those
+    of a logical pool that are not to be allocated in full. What is not given stays as it is.
     """
     import storaged
 
-    setting = (owner, group, mode) != (None, None, None)
+    setting = any(value is not None for value in (owner, group, mode, thin_pool))
     if clear and setting:
-        raise click.UsageError("--clear excludes --owner, --group and --mode")
+        raise click.UsageError("--clear excludes --owner, --group, --mode and --thin-pool")
     if not (clear or setting):
         with call.look() as storage:
             _show_policy(call, find_pool(storage, pool).policy())
@@ -121,6 +124,7 @@ def policy(
             owner=None if clear else before.owner if owner is None else owner,
             group=None if clear else before.group if group is None else group,
             mode=None if clear else before.mode if mode is None else mode,
+            thin_pool=None if clear else before.thin_pool if thin_pool is None else thin_pool,
         )
         found.set_policy(wanted)
         if call.json:
@@ -150,10 +154,11 @@ def _policy(shown: Any) -> dict[str, object]:
         "owner": shown.owner,
         "group": shown.group,
         "mode": None if shown.mode is None else f"{shown.mode:04o}",
+        "thin_pool": shown.thin_pool,
     }
 
 
 def _show_policy(call: Invocation, shown: Any) -> None:
     words = {key: "-" if value is None else str(value) for key, value in _policy(shown).items()}
-    pairs = [(key.capitalize(), value) for key, value in words.items()]
+    pairs = [(key.capitalize().replace("_", " "), value) for key, value in words.items()]
     call.emit(_policy(shown), lambda: render.fields(pairs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,9 +13,11 @@ from storaged.cli.lazy import command
 from storaged.cli.lookup import find_pool
 from storaged.cli.objects import PoolObject, pool_object
 from storaged.cli.parameters import POOL_TYPES, bytes_option, complete_words, pool_argument
+from storaged.facts import PoolState
 
 if TYPE_CHECKING:
     from storaged import Storage
+    from storaged.facts import Outage, PoolInfo
 
 
 @command(
@@ -74,12 +77,18 @@ def list_pools(
             types=tuple(kind for word in types for kind in word.split(",") if kind),
         )
         objects = [pool_object(each) for each in infos]
+        states = [_state(each) for each in infos]
         _warn(call, storage, objects)
     if names or uuids:
         columns = [key for key, wanted in (("uuid", uuids), ("name", names)) if wanted]
         call.emit(objects, lambda: _plain(objects, columns))
     else:
-        call.emit(objects, lambda: _detailed(objects, exact) if details else _short(objects))
+        shown = (
+            partial(_detailed, objects, states, exact)
+            if details
+            else partial(_short, objects, states)
+        )
+        call.emit(objects, shown)
 
 
 @command("info", examples=("storagectl pool info default", "storagectl pool info default --bytes"))
@@ -89,8 +98,10 @@ def list_pools(
 def info(call: Invocation, pool: str, exact: bool) -> None:
     """Show the state and the sizes of a pool."""
     with call.look() as storage:
-        shown = pool_object(find_pool(storage, pool).info())
-    call.emit(shown, lambda: render.fields(_lines(shown, exact)))
+        found = find_pool(storage, pool).info()
+    shown = pool_object(found)
+    state = shown["state"] if found.outage is None else _since(found.outage, "%H:%M:%S")
+    call.emit(shown, lambda: render.fields(_lines(shown, state, exact)))
 
 
 @command("name", examples=("storagectl pool name 0b1f6a52-5c0e-4e4b-9a33-0d3f6e1c8a11",))
@@ -151,26 +162,26 @@ def _plain(objects: list[PoolObject], columns: list[str]) -> str:
     return "\n".join("  ".join(str(dict(each)[key]) for key in columns) for each in objects)
 
 
-def _short(objects: list[PoolObject]) -> str:
+def _short(objects: list[PoolObject], states: list[str]) -> str:
     rows = [
-        (each["name"], _state(each), render.yes_no(each["autostart"]), each["type"])
-        for each in objects
+        (each["name"], state, render.yes_no(each["autostart"]), each["type"])
+        for each, state in zip(objects, states, strict=True)
     ]
     return render.table(("Name", "State", "Autostart", "Type"), rows)
 
 
-def _detailed(objects: list[PoolObject], exact: bool) -> str:
+def _detailed(objects: list[PoolObject], states: list[str], exact: bool) -> str:
     rows = [
         (
             each["name"],
-            each["state"],
+            each["state"] if each["inaccessible_since"] is None else state,
             render.yes_no(each["autostart"]),
             each["type"],
             render.yes_no(each["persistent"]),
             *_sizes(each, exact),
             each["target"] or "-",
         )
-        for each in objects
+        for each, state in zip(objects, states, strict=True)
     ]
     return render.table(
         (
@@ -181,11 +192,17 @@ def _detailed(objects: list[PoolObject], exact: bool) -> str:
     )
 
 
-def _state(each: PoolObject) -> str:
+def _state(info: PoolInfo) -> str:
     """Return active or inactive as virsh does, and the state by name if something is wrong."""
-    if each["state"] in ("degraded", "inaccessible"):
-        return each["state"]
-    return "active" if each["active"] else "inactive"
+    if info.outage is not None:
+        return _since(info.outage, "%H:%M")
+    if info.state in (PoolState.DEGRADED, PoolState.INACCESSIBLE):
+        return info.state.name.lower()
+    return "active" if info.active else "inactive"
+
+
+def _since(outage: Outage, pattern: str) -> str:
+    return f"inaccessible since {outage.clock(pattern)}"
 
 
 def _sizes(each: PoolObject, exact: bool) -> tuple[str, str, str]:
@@ -198,11 +215,11 @@ def _sizes(each: PoolObject, exact: bool) -> tuple[str, str, str]:
     )
 
 
-def _lines(shown: PoolObject, exact: bool) -> list[tuple[str, str]]:
+def _lines(shown: PoolObject, state: str, exact: bool) -> list[tuple[str, str]]:
     lines = [
         ("Name", shown["name"]),
         ("UUID", shown["uuid"]),
-        ("State", shown["state"]),
+        ("State", state),
         ("Persistent", render.yes_no(shown["persistent"])),
         ("Autostart", render.yes_no(shown["autostart"])),
         ("Type", shown["type"]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
 import click
 
 from storaged.cli import render
@@ -10,6 +13,10 @@ from storaged.cli.lazy import command
 from storaged.cli.lookup import find_pool
 from storaged.cli.objects import pool_changed
 from storaged.cli.parameters import build_options, overwriting, pool_argument
+from storaged.errors import NoSuchPool
+
+if TYPE_CHECKING:
+    from storaged import Pool
 
 
 @command("start", examples=("storagectl pool start default", "storagectl pool start data --build"))
@@ -30,19 +37,32 @@ def start(call: Invocation, pool: str, build: bool, overwrite: bool, no_overwrit
         call.emit(pool_changed("started", found), f"pool {found.name} started")
 
 
-@command("stop", examples=("storagectl pool stop default",))
+@command("stop", examples=("storagectl pool stop default", "storagectl pool stop nfs1 --force"))
 @pool_argument
+@click.option("--force", is_flag=True, help="Although it is at work or does not answer.")
 @click.pass_obj
-def stop(call: Invocation, pool: str) -> None:
+def stop(call: Invocation, pool: str, force: bool) -> None:
     """Stop a pool; its data stay.
 
     virsh calls this pool-destroy, and 'pool destroy' works here too. A transient pool is gone
     afterwards, its data are not.
+
+    With --force the pool's jobs are cancelled, and what is stuck in a dead server is left behind
+    (a lazy unmount): data that were not written yet may be lost.
     """
     with call.change() as storage:
         found = find_pool(storage, pool)
-        call.follow(found.stop(wait=False))
+        call.follow(found.stop(force=force, wait=False))
         call.emit(pool_changed("stopped", found), f"pool {found.name} stopped")
+        if force:
+            _tell_lost(call, found)
+
+
+def _tell_lost(call: Invocation, pool: Pool) -> None:
+    """Say what a forced stop has left behind; a transient pool is gone, and cannot tell."""
+    with suppress(NoSuchPool):
+        for problem in pool.problems:
+            call.warn(render.clean(f"pool {pool.name}: {problem}"))
 
 
 @command("build", examples=("storagectl pool build data", "storagectl pool build data --overwrite"))

@@ -182,6 +182,8 @@ def _lines(shown: VolumeObject, exact: bool, physical: bool) -> list[tuple[str, 
         lines.append(("Physical", render.size(shown["physical"], exact=exact)))
     else:
         lines.append(("Allocation", render.size(shown["allocation"], exact=exact)))
+    used = ((shown["data_percent"], "Data used"), (shown["metadata_percent"], "Metadata used"))
+    lines += [(what, f"{value:g} %") for value, what in used if value is not None]
     if shown["building"]:
         lines.append(("State", "being created"))
     if shown["problem"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from storaged.client.enginepeer import ExtendedPeer, Peer
 from storaged.client.enginepools import RemotePools
+from storaged.client.enginesecrets import RemoteSecrets
 from storaged.client.enginevalues import failures
 from storaged.client.enginevolumes import RemoteVolumes
 from storaged.client.link import Link
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from storaged.client.engineevents import RemoteEvents
 
 
-class RemoteEngine(RemotePools, RemoteVolumes):
+class RemoteEngine(RemotePools, RemoteVolumes, RemoteSecrets):
     """The engine on the other side of a link, which it closes.
 
     :param is_local: whether paths there are paths here.
@@ -29,6 +30,7 @@ class RemoteEngine(RemotePools, RemoteVolumes):
         peer = _peer(link)
         RemotePools.__init__(self, peer)
         RemoteVolumes.__init__(self, peer)
+        RemoteSecrets.__init__(self, peer)
         self._link = link
         self._events: RemoteEvents | None = None
         self.uri = link.uri

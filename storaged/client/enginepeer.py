@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from storaged.client.enginejobs import JobBoard
 from storaged.client.enginevalues import failures, pool_info, volume_info
 from storaged.client.link import Link
 from storaged.errors import Unsupported
-from storaged.facts import PoolInfo, PoolRef, PoolState, VolumeInfo, VolumeRef
+from storaged.facts import Outage, PoolInfo, PoolRef, PoolState, VolumeInfo, VolumeRef
 from storaged.job import Job
 from storaged.rpc import extension, storage
 from storaged.rpc.program import Procedure
@@ -80,6 +81,13 @@ class Peer(ABC):
         :raise Unsupported: it cannot.
         """
         raise Unsupported(f"libvirt cannot {what}", advice=NOT_STORAGED)
+
+    def require_forced_stop(self) -> None:
+        """Refuse to stop a pool by force where the other side cannot.
+
+        :raise Unsupported: it cannot.
+        """
+        raise Unsupported("libvirt cannot stop a pool by force", advice=NOT_STORAGED)
 
     @abstractmethod
     def pool_infos(self, flags: int) -> list[PoolInfo]:
@@ -163,10 +171,27 @@ class ExtendedPeer(Peer):
                 advice="Update storaged there, or work without it: storagectl --embedded",
             )
 
+    def require_forced_stop(self) -> None:
+        if self.link.extension_level() < extension.OUTAGES_LEVEL:
+            raise Unsupported(
+                "the daemon there is too old to stop a pool by force",
+                advice="Update storaged there.",
+            )
+
     def pool_infos(self, flags: int) -> list[PoolInfo]:
         listed = self._ask(extension.POOL_LIST, extension.PoolListArgs(flags)).pools
-        infos = [pool_info(facts) for facts in listed]
-        return [self._measured(info) for info in infos]
+        infos = [self._measured(pool_info(facts)) for facts in listed]
+        outages = self._outages(infos)
+        return [replace(info, outage=outages.get(info.ref)) for info in infos] if outages else infos
+
+    def _outages(self, infos: list[PoolInfo]) -> dict[PoolRef, Outage]:
+        """Return since when and why storage does not answer, if that of any of these does not."""
+        if not any(info.state is PoolState.INACCESSIBLE for info in infos):
+            return {}
+        if self.link.extension_level() < extension.OUTAGES_LEVEL:
+            return {}
+        found = self._ask(extension.OUTAGES, Void()).outages
+        return {pool_ref(one.pool): Outage(one.since / 1000, one.why) for one in found}
 
     def _measured(self, info: PoolInfo) -> PoolInfo:
         """Have the figures of an active pool read if nobody has yet: a list does not do that."""
@@ -175,7 +200,9 @@ class ExtendedPeer(Peer):
         return info
 
     def pool_info(self, ref: PoolRef, *, figures: bool) -> PoolInfo:
-        return pool_info(self._facts(ref, _READ if figures else 0))
+        info = pool_info(self._facts(ref, _READ if figures else 0))
+        outages = self._outages([info])
+        return replace(info, outage=outages.get(info.ref)) if outages else info
 
     def require_target(self, ref: PoolRef) -> None:
         self._facts(ref, _READ_AGAIN)
@@ -216,10 +243,10 @@ class ExtendedPeer(Peer):
 
         wish = extension.PolicyArgs(pool_record(ref))
         found = self._ask(extension.POLICY_GET, wish).policy
-        return PoolPolicy(found.owner, found.group, found.mode)
+        return PoolPolicy(found.owner, found.group, found.mode, found.thin_pool)
 
     def set_policy(self, ref: PoolRef, policy: PoolPolicy) -> None:
-        wanted = extension.Policy(policy.owner, policy.group, policy.mode)
+        wanted = extension.Policy(policy.owner, policy.group, policy.mode, policy.thin_pool)
         self._ask(extension.POLICY_SET, extension.PolicySetArgs(pool_record(ref), wanted))
 
     def jobs(self) -> list[Job[Any]]:

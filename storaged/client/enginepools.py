@@ -136,8 +136,11 @@ class RemotePools:
         wish = storage.PoolFlagsArgs(pool_record(ref))
         return self._on_pool("delete", ref, storage.POOL_DELETE, wish)
 
-    def pool_stop(self, ref: PoolRef) -> Job[None]:
-        return self._on_pool("stop", ref, storage.POOL_DESTROY, storage.PoolArgs(pool_record(ref)))
+    def pool_stop(self, ref: PoolRef, *, force: bool = False) -> Job[None]:
+        if force:
+            self._peer.require_forced_stop()
+        wish = storage.PoolArgs(pool_record(ref))
+        return self._on_pool("stop", ref, storage.POOL_DESTROY, wish, force=force)
 
     def pool_refresh(self, ref: PoolRef) -> Job[None]:
         wish = storage.PoolFlagsArgs(pool_record(ref))
@@ -151,9 +154,16 @@ class RemotePools:
         )
 
     def _on_pool(
-        self, kind: str, ref: PoolRef, procedure: Procedure[Any, Any], wish: Any
+        self,
+        kind: str,
+        ref: PoolRef,
+        procedure: Procedure[Any, Any],
+        wish: Any,
+        *,
+        force: bool = False,
     ) -> Job[None]:
-        return self._peer.begin(Job(kind, ref.name), procedure, wish, lambda _: None)
+        work: Job[None] = Job(kind, ref.name)
+        return self._peer.begin(work, procedure, wish, lambda _: None, force=force)
 
 
 def _start_flags(build: bool, overwrite: bool | None) -> int:

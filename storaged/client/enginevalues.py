@@ -72,7 +72,13 @@ def volume_info(pool: PoolRef, facts: VolFacts) -> VolumeInfo:
         path=facts.path,
         problem=facts.problem,
         building=bool(facts.building),
+        data_percent=_percent(facts.data),
+        metadata_percent=_percent(facts.metadata),
     )
+
+
+def _percent(hundredths: int | None) -> float | None:
+    return None if hundredths is None else hundredths / 100
 
 
 def read_pool(text: str, *, validate: bool = False, lenient: bool = True) -> PoolDef:

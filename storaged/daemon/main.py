@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.umask(0o077 if wanted.session else 0o022)
         sys.setswitchinterval(_SWITCH)
         _raise_file_limit()
+        _forbid_cores()
         status = Program(wanted, os.environ).run()
     except StorageError as err:
         _complain(err)
@@ -59,6 +60,11 @@ def _complain(err: StorageError) -> None:
         text += f"  {err.advice}\n"
     with suppress(OSError, ValueError):
         sys.stderr.write(text.encode(errors="backslashreplace").decode())
+
+
+def _forbid_cores() -> None:
+    """Have no memory of ours written to a disk by a crash, nor that of any child: secrets pass."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _raise_file_limit() -> None:

@@ -100,7 +100,11 @@ class Program:
         if handed.rw is not None:
             served = handed.rw.path
         driver = open_driver(
-            self._places.paths, autostart=True, kind=EngineKind.DAEMON, socket=os.fspath(served)
+            self._places.paths,
+            autostart=True,
+            watch=True,
+            kind=EngineKind.DAEMON,
+            socket=os.fspath(served),
         )
         for problem in driver.problems():
             _log.warning("%s", problem)

@@ -43,5 +43,6 @@ from storaged.libvirt.opening import virGetLastErrorMessage as virGetLastErrorMe
 from storaged.libvirt.opening import virInitialize as virInitialize
 from storaged.libvirt.opening import virResetLastError as virResetLastError
 from storaged.libvirt.pool import virStoragePool as virStoragePool
+from storaged.libvirt.secret import virSecret as virSecret
 from storaged.libvirt.stream import virStream as virStream
 from storaged.libvirt.volume import virStorageVol as virStorageVol

@@ -28,6 +28,24 @@ def text(value: object, function: str, position: int) -> str | None:
     return value
 
 
+def data(value: object, function: str, position: int) -> bytes | None:
+    """Return bytes, those of a text included; or None, which the function itself refuses.
+
+    :raise TypeError: it is none of these.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    found = type(value).__name__
+    if isinstance(value, bytearray):
+        required = f"{function}() argument {position} must be read-only bytes-like object"
+        raise TypeError(f"{required}, not {found}")
+    raise TypeError(f"a bytes-like object is required, not '{found}'")
+
+
 def flags(value: object) -> int:
     """Return the lower 32 bits of an integer.
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from storaged.client.link import Link, RemoteFailure
 from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.arguments import flags as as_flags
 from storaged.libvirt.arguments import number, parse_uuid, text, uuid_bytes
-from storaged.libvirt.errors import refuse_argument, refuse_pointer, reporting
+from storaged.libvirt.errors import refuse_argument, refuse_foreign, refuse_pointer, reporting
 from storaged.libvirt.handle import Handle
 from storaged.libvirt.identity import identity_params
 from storaged.libvirt.pool import virStoragePool
 from storaged.libvirt.process import PROCESS, ErrorTuple
-from storaged.libvirt.registrations import Registrations, check_loop
+from storaged.libvirt.registrations import POOLS, Registrations, check_loop
+from storaged.libvirt.secretcalls import SecretMethods
 from storaged.libvirt.stream import virStream
 from storaged.libvirt.unsupported import Unsupported
 from storaged.libvirt.volume import virStorageVol
@@ -26,10 +27,11 @@ _NO_NULL = "must not be NULL"
 _HOST = numbers.VIR_FROM_DOMAIN
 
 
-class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
+class virConnect(SecretMethods, Unsupported):  # noqa: N801 -- libvirt-python's name
     """A connection; made by `open`, `openReadOnly` and `openAuth`.
 
-    All that libvirt-python has beyond storage is there, and raises `libvirtError` with code 3.
+    All that libvirt-python has beyond storage and secrets is there, and raises `libvirtError` with
+    code 3.
     """
 
     def __init__(self, _obj: Link | None = None) -> None:
@@ -304,15 +306,16 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
         event = number(eventID)
         handle = self._open(function)
         if pool is not None and pool._handle is not handle:
-            refuse_foreign_pool(pool, function)
+            domain = numbers.VIR_FROM_STORAGE
+            refuse_foreign(f"storage pool '{pool.name()}'", "pool", function, domain)
         about = None if pool is None else pool._record
-        return self._registrations.add(self, event, about, cb, opaque)
+        return self._registrations.add(self, POOLS, event, about, cb, opaque)
 
     def storagePoolEventDeregisterAny(self, callbackID: int) -> None:  # noqa: N802, N803
         """End what `storagePoolEventRegisterAny` began."""
         local = number(callbackID)
         self._open("virConnectStoragePoolEventDeregisterAny")
-        self._registrations.remove(local)
+        self._registrations.remove(POOLS, local)
 
     # What the other objects use
 
@@ -345,16 +348,3 @@ class virConnect(Unsupported):  # noqa: N801 -- libvirt-python's name
         if found is None:
             refuse_argument(function, name, _NO_NULL)
         return storage.XMLArgs(found, bits), handle
-
-
-def refuse_foreign_pool(pool: virStoragePool, function: str) -> NoReturn:
-    """Raise that a pool belongs to another connection.
-
-    :raise libvirtError: always, with code 8.
-    """
-    from storaged.libvirt.errors import fail
-    from storaged.rpc.remoteerror import RemoteError
-
-    message = f"storage pool '{pool.name()}' in {function} must match connection"
-    code, domain = numbers.VIR_ERR_INVALID_ARG, numbers.VIR_FROM_STORAGE
-    fail(RemoteError(code, domain, message, str1=function, str2="pool", int1=0, int2=0), function)

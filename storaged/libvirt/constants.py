@@ -1,4 +1,4 @@
-"""Libvirt's constants for connections, storage, streams and events.
+"""Libvirt's constants for all that the connections here serve.
 
 Source: libvirt's public interface.
 """
@@ -63,6 +63,19 @@ VIR_STORAGE_VOL_WIPE_ALG_PFITZNER33: Final = 7
 VIR_STORAGE_POOL_BUILD_OVERWRITE: Final = 8
 VIR_STORAGE_VOL_WIPE_ALG_RANDOM: Final = 8
 VIR_STORAGE_VOL_WIPE_ALG_TRIM: Final = 9
+
+# Secrets
+VIR_SECRET_EVENT_DEFINED: Final = 0
+VIR_SECRET_EVENT_ID_LIFECYCLE: Final = 0
+VIR_SECRET_USAGE_TYPE_NONE: Final = 0
+VIR_SECRET_DEFINE_VALIDATE: Final = 1
+VIR_SECRET_EVENT_ID_VALUE_CHANGED: Final = 1
+VIR_SECRET_EVENT_UNDEFINED: Final = 1
+VIR_SECRET_USAGE_TYPE_VOLUME: Final = 1
+VIR_SECRET_USAGE_TYPE_CEPH: Final = 2
+VIR_SECRET_USAGE_TYPE_ISCSI: Final = 3
+VIR_SECRET_USAGE_TYPE_TLS: Final = 4
+VIR_SECRET_USAGE_TYPE_VTPM: Final = 5
 
 # Streams
 VIR_STREAM_EVENT_READABLE: Final = 1

@@ -156,11 +156,21 @@ def refuse_unsupported(function: str, domain: int, *, pointer: object = True) ->
     refuse(numbers.VIR_ERR_NO_SUPPORT, domain, prefix, function, function)
 
 
-def refuse_writing(function: str) -> NoReturn:
+def refuse_foreign(what: str, argument: str, function: str, domain: int) -> NoReturn:
+    """Raise that an argument belongs to another connection.
+
+    :param what: its kind and its name.
+    :raise libvirtError: always, with code 8.
+    """
+    text = f"{what} in {function} must match connection"
+    code = numbers.VIR_ERR_INVALID_ARG
+    fail(RemoteError(code, domain, text, str1=function, str2=argument, int1=0, int2=0), function)
+
+
+def refuse_writing(function: str, domain: int = numbers.VIR_FROM_STORAGE) -> NoReturn:
     """Raise that the connection may only read.
 
     :raise libvirtError: always, with code 29.
     """
     detail = f"read only access prevents {function}"
-    code, domain = numbers.VIR_ERR_OPERATION_DENIED, numbers.VIR_FROM_STORAGE
-    refuse(code, domain, "operation forbidden: %s", detail, function)
+    refuse(numbers.VIR_ERR_OPERATION_DENIED, domain, "operation forbidden: %s", detail, function)

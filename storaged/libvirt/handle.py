@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from storaged.client.link import Link, RemoteFailure
+from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.errors import refuse_writing, reporting
 from storaged.rpc.program import Procedure
 from storaged.rpc.record import Record
@@ -71,10 +72,10 @@ class Handle:
                 self.on_lost(failure.error)
             raise
 
-    def check_writable(self, function: str) -> None:
+    def check_writable(self, function: str, domain: int = numbers.VIR_FROM_STORAGE) -> None:
         """Refuse a call that changes something, on a connection that may only read.
 
         :raise libvirtError: with code 29.
         """
         if self.link.readonly:
-            refuse_writing(function)
+            refuse_writing(function, domain)

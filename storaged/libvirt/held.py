@@ -1,19 +1,21 @@
-"""What pools and volumes have in common: each holds its connection, as libvirt counts it."""
+"""What pools, volumes and secrets have in common: each holds its connection."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from storaged.libvirt.handle import Handle
+from storaged.rpc.secret import Secret
 from storaged.rpc.storage import StoragePool, StorageVol
 
 if TYPE_CHECKING:
     from storaged.libvirt.connection import virConnect
 
 N = TypeVar("N", StoragePool, StorageVol)
+H = TypeVar("H", StoragePool, StorageVol, Secret)
 
 
-class Held(Generic[N]):
+class Held(Generic[H]):
     """An object of a connection, which lives as long as the object does."""
 
     #: libvirt's name of the C function that counts a further holder
@@ -22,13 +24,13 @@ class Held(Generic[N]):
     _makers: ClassVar[str]
 
     def __init__(
-        self, conn: virConnect, _obj: N | None = None, _handle: Handle | None = None
+        self, conn: virConnect, _obj: H | None = None, _handle: Handle | None = None
     ) -> None:
         if _obj is None:
             raise TypeError(self._makers)
         self._conn = conn
         self._handle = conn._held(self._counted) if _handle is None else _handle.hold()
-        self._record: N = _obj
+        self._record: H = _obj
 
     def __del__(self) -> None:
         handle = self.__dict__.get("_handle")
@@ -42,6 +44,10 @@ class Held(Generic[N]):
     def connect(self) -> virConnect:
         """Return the connection."""
         return self._conn
+
+
+class HeldByName(Held[N], Generic[N]):
+    """An object of a connection that has a name."""
 
     def name(self) -> str:
         """Return the name."""

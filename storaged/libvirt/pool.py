@@ -8,7 +8,7 @@ from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.arguments import flags as as_flags
 from storaged.libvirt.arguments import format_uuid, number, text
 from storaged.libvirt.errors import refuse_argument, refuse_pointer
-from storaged.libvirt.held import Held
+from storaged.libvirt.held import HeldByName
 from storaged.libvirt.volume import virStorageVol
 from storaged.rpc import storage
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _NO_NULL = "must not be NULL"
 
 
-class virStoragePool(Held[storage.StoragePool]):  # noqa: N801 -- libvirt-python's name
+class virStoragePool(HeldByName[storage.StoragePool]):  # noqa: N801 -- libvirt-python's name
     """A pool; made by the methods of `virConnect`."""
 
     _counted = "virStoragePoolRef"

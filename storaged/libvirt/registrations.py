@@ -1,4 +1,4 @@
-"""What a connection calls back for: changes of pools, and its own end."""
+"""What a connection calls back for: changes of pools and secrets, and its own end."""
 
 from __future__ import annotations
 
@@ -8,29 +8,46 @@ from typing import TYPE_CHECKING, Any, Final
 
 from storaged.client.link import CloseReason, Link
 from storaged.libvirt import errorconstants as numbers
-from storaged.libvirt.constants import (
-    VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE,
-    VIR_STORAGE_POOL_EVENT_ID_REFRESH,
-)
 from storaged.libvirt.errors import libvirtError, refuse, refuse_argument, reporting
 from storaged.libvirt.handle import Handle
 from storaged.libvirt.process import PROCESS
 from storaged.libvirt.wakeup import Wakeup
-from storaged.rpc import remote, storage
-from storaged.rpc.program import AnyProcedure
+from storaged.rpc import remote, secret, storage
+from storaged.rpc.program import AnyProcedure, Procedure
 from storaged.rpc.record import Record, Void
 from storaged.rpc.remoteerror import RemoteError
 
 if TYPE_CHECKING:
     from storaged.libvirt.connection import virConnect
 
-_REGISTER: Final = "virConnectStoragePoolEventRegisterAny"
-_DEREGISTER: Final = "virConnectStoragePoolEventDeregisterAny"
+#: The numbers of the two events that there are of pools, and of secrets.
+_EVENTS: Final = (0, 1)
 _INVALID: Final = "Requested operation is not valid: %s"
 _OTHER: Final = "A different callback was requested"
 
-#: An event's number, and the uuid of the one pool it is about, or None.
-_Key = tuple[int, bytes | None]
+
+class Topic:
+    """What registrations are about: the calls that begin and end them.
+
+    :param domain: the part of libvirt that refuses them.
+    """
+
+    __slots__ = ("deregister", "domain", "register")
+
+    def __init__(
+        self,
+        register: Procedure[Any, storage.CallbackId],
+        deregister: Procedure[storage.CallbackId, Void],
+        domain: int,
+    ) -> None:
+        self.register, self.deregister, self.domain = register, deregister, domain
+
+
+POOLS: Final = Topic(storage.EVENT_REGISTER, storage.EVENT_DEREGISTER, numbers.VIR_FROM_STORAGE)
+SECRETS: Final = Topic(secret.EVENT_REGISTER, secret.EVENT_DEREGISTER, numbers.VIR_FROM_SECRET)
+
+#: A topic, an event's number, and the uuid of the one object it is about, or None.
+_Key = tuple[Topic, int, bytes | None]
 
 
 class _Registration:
@@ -64,54 +81,57 @@ class Registrations:
     def add(
         self,
         conn: virConnect,
+        topic: Topic,
         event: int,
-        pool: storage.StoragePool | None,
+        about: storage.StoragePool | secret.Secret | None,
         callback: Callable[..., object],
         opaque: Any,
     ) -> int:
-        """Register for an event of one pool, or of all; return the registration's number.
+        """Register for an event of one object, or of all; return the registration's number.
 
         :raise libvirtError: there is no event loop, no such event, or the same is registered.
         """
         PROCESS.reset()
-        known = (VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, VIR_STORAGE_POOL_EVENT_ID_REFRESH)
-        if event not in known:
-            raise libvirtError(f"{_REGISTER}() failed")
-        wakeup = self._woken()
-        key = (event, None if pool is None else pool.uuid)
+        function = topic.register.name
+        if event not in _EVENTS:
+            raise libvirtError(f"{function}() failed")
+        wakeup = self._woken(function)
+        key = (topic, event, None if about is None else about.uuid)
         with self._lock:
             if any(each.key == key for each in self._found.values()):
                 detail = "event callback already tracked"
                 code, domain = numbers.VIR_ERR_INVALID_ARG, numbers.VIR_FROM_NONE
-                refuse(code, domain, "invalid argument: %s", detail, _REGISTER)
+                refuse(code, domain, "invalid argument: %s", detail, function)
             if self._forget is None:
                 self._forget = self._handle.link.on_event(
                     lambda procedure, record: wakeup.post(lambda: self._tell(procedure, record))
                 )
             made = _Registration(conn, self._next, key, callback, opaque)
-            args = storage.EventRegisterArgs(event, pool)
-            made.remote = self._handle.call(storage.EVENT_REGISTER, args).callback_id
+            args = topic.register.args(event, about)
+            made.remote = self._handle.call(topic.register, args).callback_id
             self._next += 1
             self._found[made.local] = made
             self._handle.hold()
         return made.local
 
-    def remove(self, local: int) -> None:
+    def remove(self, topic: Topic, local: int) -> None:
         """End a registration.
 
         :raise libvirtError: there is none with this number.
         """
         PROCESS.reset()
+        function = topic.deregister.name
         if local < 0:
-            refuse_argument(_DEREGISTER, "callbackID", "must be zero or greater")
+            refuse_argument(function, "callbackID", "must be zero or greater", topic.domain)
         with self._lock:
             found = self._found.pop(local, None)
         if found is None:
             detail = f"event callback id {local} not registered"
             code, domain = numbers.VIR_ERR_INVALID_ARG, numbers.VIR_FROM_NONE
-            refuse(code, domain, "invalid argument: %s", detail, _DEREGISTER)
+            refuse(code, domain, "invalid argument: %s", detail, function)
         try:
-            self._handle.call(storage.EVENT_DEREGISTER, storage.CallbackId(found.remote))
+            ending = found.key[0].deregister
+            self._handle.call(ending, storage.CallbackId(found.remote))
         finally:
             self._release()
 
@@ -131,7 +151,7 @@ class Registrations:
         self._close, self._close_registered = (conn, callback, opaque), True
         self._handle.hold()
         if PROCESS.loop is not None:
-            wakeup = self._woken()
+            wakeup = self._woken(function)
             self._forget_close = self._handle.link.on_close(
                 lambda reason: wakeup.post(lambda: self._closed(reason))
             )
@@ -166,12 +186,12 @@ class Registrations:
         self._found.clear()
         self._close = None
 
-    def _woken(self) -> Wakeup:
+    def _woken(self, function: str) -> Wakeup:
         if self._wakeup is None:
             if PROCESS.loop is None:
                 detail = "could not initialize domain event timer"
                 code, domain = numbers.VIR_ERR_INTERNAL_ERROR, numbers.VIR_FROM_NONE
-                refuse(code, domain, "internal error: %s", detail, _REGISTER)
+                refuse(code, domain, "internal error: %s", detail, function)
             self._wakeup = Wakeup(PROCESS.loop)
         return self._wakeup
 
@@ -180,16 +200,28 @@ class Registrations:
 
     def _tell(self, procedure: AnyProcedure, record: Record) -> None:
         """Call back for an event that came."""
-        if not isinstance(record, storage.LifecycleEvent | storage.RefreshEvent):
+        if isinstance(record, storage.LifecycleEvent | storage.RefreshEvent):
+            topic = POOLS
+        elif isinstance(record, secret.LifecycleEvent | secret.ValueChangedEvent):
+            topic = SECRETS
+        else:
             return
         with self._lock:  # a registration under way is complete after this
-            found = [each for each in self._found.values() if each.remote == record.callback_id]
+            found = [
+                each
+                for each in self._found.values()
+                if each.remote == record.callback_id and each.key[0] is topic
+            ]
         for each in found:
-            pool = each.conn._pool(record.pool, self._handle)
-            if isinstance(record, storage.LifecycleEvent):
-                each.callback(each.conn, pool, record.event, record.detail, each.opaque)
+            about: object
+            if isinstance(record, storage.LifecycleEvent | storage.RefreshEvent):
+                about = each.conn._pool(record.pool, self._handle)
             else:
-                each.callback(each.conn, pool, each.opaque)
+                about = each.conn._secret(record.secret, self._handle)
+            if isinstance(record, storage.LifecycleEvent | secret.LifecycleEvent):
+                each.callback(each.conn, about, record.event, record.detail, each.opaque)
+            else:
+                each.callback(each.conn, about, each.opaque)
 
     def _lost(self, error: RemoteError) -> None:
         """Call back where no event loop does: whoever finds the link ended does it."""

@@ -105,17 +105,6 @@ listInterfaces virConnectNumOfInterfaces
 numOfDefinedInterfaces virConnectNumOfDefinedInterfaces
 numOfInterfaces virConnectNumOfInterfaces
 """
-_SECRETS: Final = """
-listAllSecrets virConnectListAllSecrets
-listSecrets virConnectNumOfSecrets
-numOfSecrets virConnectNumOfSecrets
-secretDefineXML virSecretDefineXML
-secretEventDeregisterAny virConnectSecretEventDeregisterAny
-secretEventRegisterAny virConnectSecretEventRegisterAny
-secretLookupByUUID virSecretLookupByUUID
-secretLookupByUUIDString virSecretLookupByUUID
-secretLookupByUsage virSecretLookupByUsage
-"""
 _NWFILTER: Final = """
 listAllNWFilterBindings virConnectListAllNWFilterBindings
 listAllNWFilters virConnectListAllNWFilters
@@ -135,7 +124,6 @@ _REFUSED: Final = (
     (numbers.VIR_FROM_DOMAIN, _DOMAIN),
     (numbers.VIR_FROM_NODEDEV, _NODEDEV),
     (numbers.VIR_FROM_INTERFACE, _INTERFACE),
-    (numbers.VIR_FROM_SECRET, _SECRETS),
     (numbers.VIR_FROM_NWFILTER, _NWFILTER),
 )
 

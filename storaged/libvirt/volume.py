@@ -9,7 +9,7 @@ from storaged.libvirt import errorconstants as numbers
 from storaged.libvirt.arguments import flags as as_flags
 from storaged.libvirt.arguments import size
 from storaged.libvirt.errors import refuse_argument, refuse_pointer
-from storaged.libvirt.held import Held
+from storaged.libvirt.held import HeldByName
 from storaged.libvirt.stream import STREAM_CHUNK, virStream
 from storaged.rpc import storage
 from storaged.rpc.program import Procedure
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from storaged.libvirt.pool import virStoragePool
 
 
-class virStorageVol(Held[storage.StorageVol]):  # noqa: N801 -- libvirt-python's name
+class virStorageVol(HeldByName[storage.StorageVol]):  # noqa: N801 -- libvirt-python's name
     """A volume; made by the methods of `virStoragePool` and `virConnect`."""
 
     #: the size of the pieces in which streams move data, in bytes

@@ -17,7 +17,7 @@ from typing import Annotated, Final
 from storaged.rpc import images
 from storaged.rpc.packet import PAYLOAD_MAX
 from storaged.rpc.program import EXTENSION, Access, AnyProcedure, Procedure
-from storaged.rpc.record import Nested, Record, Void
+from storaged.rpc.record import Nested, Record, Secretive, Void
 from storaged.rpc.remoteerror import RemoteError
 from storaged.rpc.storage import StoragePool, StorageVol
 from storaged.rpc.xdr import (
@@ -43,7 +43,8 @@ PAGE_MAX: Final = 16384
 class CallFlag(IntFlag):
     """How a call is to be done."""
 
-    #: although a virtual machine has the volume open, or data of the guest are cut
+    #: although a virtual machine has the volume open, or data of the guest are cut; or although the
+    #: pool that is stopped is at work or does not answer (since level 3)
     FORCE = 1
     #: the job goes on when the connection ends
     DETACH = 2
@@ -68,7 +69,7 @@ class HelloRet(Record):
     level: UInt
 
 
-class CallArgs(images.Secretive):
+class CallArgs(Secretive):
     """A call within this one: its number and its packed arguments."""
 
     procedure: Int
@@ -76,7 +77,7 @@ class CallArgs(images.Secretive):
     flags: UInt = 0
 
 
-class CallRet(Record):
+class CallRet(Secretive):
     """What the call returned, packed."""
 
     ret: Annotated[bytes, Opaque(PAYLOAD_MAX)]
@@ -193,8 +194,26 @@ class PoolFactsRet(Record):
     facts: PoolFacts
 
 
+class OutageFacts(Record):
+    """A pool whose storage does not answer: since when (milliseconds since 1970), and why."""
+
+    pool: StoragePool
+    since: UHyper
+    why: String
+
+
+class OutagesRet(Record):
+    """The pools whose storage does not answer."""
+
+    outages: Annotated[tuple[OutageFacts, ...], Array(Nested(OutageFacts), LIST_MAX)]
+
+
 class VolFacts(Record):
-    """What is known of a volume, sizes in bytes."""
+    """What is known of a volume, sizes in bytes.
+
+    :param data: how full it is, in hundredths of a percent; missing where nothing fills up.
+    :param metadata: how full its metadata are, in the same way.
+    """
 
     vol: StorageVol
     type: Int
@@ -205,6 +224,8 @@ class VolFacts(Record):
     path: String
     problem: MaybeString
     building: Int
+    data: Annotated[int | None, Maybe(UINT)] = None
+    metadata: Annotated[int | None, Maybe(UINT)] = None
 
 
 class VolPageArgs(Record):
@@ -246,6 +267,7 @@ class Policy(Record):
     owner: Annotated[int | None, Maybe(UINT)]
     group: Annotated[int | None, Maybe(UINT)]
     mode: Annotated[int | None, Maybe(UINT)]
+    thin_pool: MaybeString = None
 
 
 class PolicyArgs(Record):
@@ -299,10 +321,15 @@ POLICY_SET: Final = Procedure(18, "storagedPolicySet", PolicySetArgs, Void, prog
 #: since level 2
 VOL_USERS: Final = Procedure(27, "storagedVolUsers", VolFactsArgs, VolUsersRet, _R, program=_P)
 
+#: since level 3
+OUTAGES: Final = Procedure(28, "storagedOutages", Void, OutagesRet, _R, program=_P)
+
 #: What a daemon tells that has all of these: its level grows with every procedure.
-LEVEL: Final = 2
+LEVEL: Final = 3
 #: From which level on the first of the procedures for images is there.
 IMAGES_LEVEL: Final = 2
+#: From which level on pools are stopped by force, and outages are told.
+OUTAGES_LEVEL: Final = 3
 
 #: All procedures, by number.
 PROCEDURES: Final[dict[int, AnyProcedure]] = {

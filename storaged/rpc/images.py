@@ -12,7 +12,7 @@ from enum import IntFlag
 from typing import Annotated, Final
 
 from storaged.rpc.program import EXTENSION, Access, AnyProcedure, Procedure
-from storaged.rpc.record import Nested, Record, Void
+from storaged.rpc.record import Nested, Record, Secretive, Void
 from storaged.rpc.storage import StoragePool, StorageVol, VolRet
 from storaged.rpc.xdr import (
     STRING,
@@ -33,13 +33,6 @@ SECRET_MAX: Final = 65536
 
 Texts = Annotated[tuple[str, ...], Array(STRING, LIST_MAX)]
 Passphrase = Annotated[bytes | None, Maybe(Opaque(SECRET_MAX))]
-
-
-class Secretive(Record):
-    """A record with a passphrase in it: its text shows none of its fields."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(...)"
 
 
 class VolCheckArgs(Record):

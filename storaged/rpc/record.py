@@ -143,6 +143,13 @@ def _completed(
     return tuple(found)
 
 
+class Secretive(Record):
+    """A record with a passphrase in it: its text shows none of its fields."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(...)"
+
+
 class Void(Record):
     """Nothing: what a procedure takes that has no arguments, or gives that returns nothing."""
 

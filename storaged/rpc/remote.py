@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Annotated, Final
 
-from storaged.rpc import storage
+from storaged.rpc import secret, storage
 from storaged.rpc.program import Access, AnyProcedure, Procedure
 from storaged.rpc.record import Nested, Record, Void
 from storaged.rpc.typedparam import TypedParam
@@ -179,5 +179,5 @@ GENERIC: Final = tuple(found for found in list(vars().values()) if isinstance(fo
 
 #: All that is served, by number.
 PROCEDURES: Final[dict[int, AnyProcedure]] = {
-    procedure.number: procedure for procedure in (*GENERIC, *storage.PROCEDURES)
+    procedure.number: procedure for procedure in (*GENERIC, *storage.PROCEDURES, *secret.PROCEDURES)
 }

@@ -6,9 +6,6 @@ on how: "not supported" sends them to an older call, or makes them leave out a l
 - Calls about virtual machines and the host are not supported by the driver.
 - Calls about networks, interfaces, filters and node devices would be handed on to daemons of their
   own; a storage daemon finds the connection to these not open.
-- Calls about secrets are handed on to the secret daemon by libvirt's, and fail with an error of the
-  kernel where there is none. Here they are not supported: that is what it comes to, and no client
-  takes it for a fault that may pass.
 - Numbers that libvirt 9.0 does not have, and those of events, are unknown procedures. Clients look
   at the first two words of this text.
 
@@ -49,9 +46,8 @@ NodeDeviceDestroy*
 126 ConnectNumOfInterfaces ConnectListInterfaces InterfaceLookupByName InterfaceLookupByMACString
 InterfaceGetXMLDesc InterfaceDefineXML* InterfaceUndefine* InterfaceCreate* InterfaceDestroy*
 ConnectDomainXMLFromNative* ConnectDomainXMLToNative* ConnectNumOfDefinedInterfaces
-ConnectListDefinedInterfaces ConnectNumOfSecrets ConnectListSecrets SecretLookupByUUID
-SecretDefineXML* SecretGetXMLDesc SecretSetValue* SecretGetValue* SecretUndefine*
-SecretLookupByUsage DomainMigratePrepareTunnel*
+ConnectListDefinedInterfaces
+148 DomainMigratePrepareTunnel*
 150 DomainIsActive DomainIsPersistent NetworkIsActive NetworkIsPersistent
 156 InterfaceIsActive
 158 ConnectCompareCPU DomainMemoryStats DomainAttachDeviceFlags* DomainDetachDeviceFlags*
@@ -85,8 +81,8 @@ DomainGetMetadata DomainBlockRebase* DomainPMWakeup*
 DomainSnapshotListAllChildren
 277 DomainGetHostname* DomainGetSecurityLabelList DomainPinEmulator* DomainGetEmulatorPinInfo
 283 ConnectListAllNetworks ConnectListAllInterfaces ConnectListAllNodeDevices
-ConnectListAllNWFilters ConnectListAllSecrets NodeSetMemoryParameters* NodeGetMemoryParameters
-DomainBlockCommit* NetworkUpdate*
+ConnectListAllNWFilters
+288 NodeSetMemoryParameters* NodeGetMemoryParameters DomainBlockCommit* NetworkUpdate*
 293 NodeGetCPUMap DomainFSTrim* DomainSendProcessSignal* DomainOpenChannel*
 NodeDeviceLookupSCSIHostByWWN DomainGetJobStats DomainMigrateGetCompressionCache
 DomainMigrateSetCompressionCache* NodeDeviceDetachFlags* DomainMigrateBegin3Params*
@@ -105,7 +101,6 @@ DomainInterfaceAddresses
 364 DomainMigrateStartPostCopy* DomainGetPerfEvents DomainSetPerfEvents*
 371 DomainGetGuestVcpus* DomainSetGuestVcpus*
 374 ConnectNodeDeviceEventRegisterAny ConnectNodeDeviceEventDeregisterAny
-380 ConnectSecretEventRegisterAny ConnectSecretEventDeregisterAny
 384 DomainSetVcpu*
 386 DomainSetBlockThreshold* DomainMigrateGetMaxDowntime DomainManagedSaveGetXMLDesc
 DomainManagedSaveDefineXML* DomainSetLifecycleAction*
@@ -149,7 +144,6 @@ _DOMAINS: Final = (
     ("Snapshot", Domain.DOMAIN_SNAPSHOT),
     ("Checkpoint", Domain.DOMAIN_CHECKPOINT),
     ("NodeDevice", Domain.NODEDEV),
-    ("Secret", Domain.SECRET),
 )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from storaged.errors import StorageError
 from storaged.job import Pending
-from storaged.rpc import admin, extension, remote, storage
+from storaged.rpc import admin, extension, remote, secret, storage
 from storaged.rpc.errors import AuthFailed, AuthUnavailable, RPCError
 from storaged.rpc.packet import Header, Packet, Status, reply
 from storaged.rpc.program import EXTENSION, VERSION, Access, AnyProcedure
@@ -37,7 +37,14 @@ _SMALL: Final = 4096
 #: So many calls of one client are served before it is another client's turn.
 _TURN: Final = 32
 #: Their replies go out before the events that they bring about.
-_REGISTERING: Final = frozenset({storage.EVENT_REGISTER, extension.JOB_BEGIN, extension.JOB_FOLLOW})
+_REGISTERING: Final = frozenset(
+    {
+        storage.EVENT_REGISTER,
+        secret.EVENT_REGISTER,
+        extension.JOB_BEGIN,
+        extension.JOB_FOLLOW,
+    }
+)
 
 
 class Handler(Protocol):

@@ -24,6 +24,8 @@ from storaged.rpc.extension import (
     JobRet,
     Metric,
     MetricsRet,
+    OutageFacts,
+    OutagesRet,
     Policy,
     PolicyArgs,
     PolicyRet,
@@ -257,6 +259,16 @@ def _pool_facts(driver: Driver, ref: PoolRef, info: PoolInfo) -> PoolFacts:
     )
 
 
+def _outages(session: Session, _args: Void) -> OutagesRet:
+    infos = [overview.info for overview in session.driver.overviews()]
+    found = [
+        OutageFacts(pool_record(info.ref), int(info.outage.since * 1000), info.outage.why)
+        for info in infos
+        if info.outage is not None
+    ]
+    return OutagesRet(tuple(found[: rpc.LIST_MAX]))
+
+
 # Volumes
 
 
@@ -298,7 +310,13 @@ def _vol_facts(info: VolumeInfo) -> VolFacts:
         info.path,
         info.problem,
         int(info.building),
+        _hundredths(info.data_percent),
+        _hundredths(info.metadata_percent),
     )
+
+
+def _hundredths(percent: float | None) -> int | None:
+    return None if percent is None else round(percent * 100)
 
 
 # Policies
@@ -306,12 +324,12 @@ def _vol_facts(info: VolumeInfo) -> VolFacts:
 
 def _policy_get(session: Session, args: PolicyArgs) -> PolicyRet:
     found = session.driver.pool_policy(pool_ref(args.pool))
-    return PolicyRet(Policy(found.owner, found.group, found.mode))
+    return PolicyRet(Policy(found.owner, found.group, found.mode, found.thin_pool))
 
 
 def _policy_set(session: Session, args: PolicySetArgs) -> Void:
     given = args.policy
-    policy = PoolPolicy(given.owner, given.group, given.mode)
+    policy = PoolPolicy(given.owner, given.group, given.mode, given.thin_pool)
     session.driver.pool_set_policy(pool_ref(args.pool), policy)
     return Void()
 
@@ -329,6 +347,7 @@ HANDLERS: Final[Handlers] = {
     rpc.METRICS: Query(_metrics, never),
     rpc.POOL_LIST: Query(_pool_list, never),
     rpc.POOL_FACTS: Query(_pool_facts_call, _pool_facts_ready),
+    rpc.OUTAGES: Query(_outages, always),
     rpc.VOL_PAGE: Query(_vol_page, never),
     rpc.VOL_FACTS: Query(_vol_facts_call, _vol_known),
     rpc.VOL_USERS: Query(_vol_users, _users_known),

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _READ_ONLY: Final = 1
 _FEATURES: Final = frozenset(Feature)
 
+#: The drivers that clients may ask for; what is served is the same.
+_DRIVERS: Final = ("storage", "secret")
+
 #: RFC 3986, appendix B, with what no part of it may hold.
 _URI: Final = re.compile(
     r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*):)?(?://(?P<server>[^/?#\s]*))?"
@@ -40,6 +43,8 @@ _URI: Final = re.compile(
 
 def open_connection(session: Session, args: OpenArgs) -> Void:
     """Open the storage driver: the host's or the user's, whichever this engine is.
+
+    It serves the calls on secrets too, also to clients that open it as the driver of secrets.
 
     :raise NoConnection: the URI is of another driver.
     :raise InternalError: it has another path, or there is none; or the connection is open.
@@ -65,18 +70,18 @@ def _checked(uri: str, *, session: str) -> str:
     scheme, server, path = found["scheme"], found["server"], found["path"]
     if scheme is None:
         raise NoConnection(f"URI '{uri}' does not include a driver name", domain=Domain.NONE)
-    if scheme != "storage" or server:
+    if scheme not in _DRIVERS or server:
         raise NoConnection(uri, domain=Domain.NONE)
     if path != f"/{session}":
         raise InternalError(
-            f"unexpected storage URI path '{path}', try storage:///{session}",
+            f"unexpected {scheme} URI path '{path}', try {scheme}:///{session}",
             domain=Domain.NONE,
         )
-    return f"storage://{uri[found.start('path') :]}"  # as libvirt writes ``storage:/system``
+    return f"{scheme}://{uri[found.start('path') :]}"  # as libvirt writes ``storage:/system``
 
 
-def _type(_session: Session, _args: Void) -> TypeRet:
-    return TypeRet("storage")
+def _type(session: Session, _args: Void) -> TypeRet:
+    return TypeRet((session.uri or "").partition(":")[0])
 
 
 def _capabilities(session: Session, _args: Void) -> Capabilities:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from storaged.errors import BadArgument
+from storaged.errors import BadArgument, Domain
 from storaged.flow import Sink, Source
 from storaged.job import Job, Pending
 from storaged.rpc.program import AnyProcedure
@@ -106,19 +106,27 @@ def never(_session: Any, _args: Any) -> bool:
     return False
 
 
-def refuse_unknown(flags: int, known: int, function: str) -> None:
+def refuse_unknown(flags: int, known: int, function: str, domain: Domain = Domain.STORAGE) -> None:
     """Raise libvirt's error for flags that a call does not know.
 
     :param function: libvirt's name of what serves the call.
+    :param domain: the part of libvirt that this is.
     :raise BadArgument: there are some.
     """
     unknown = flags & ~known
     if unknown:
-        raise BadArgument(
-            f"unsupported flags (0x{unknown:x}) in function {function}",
-            function=function,
-            argument="flags",
-        )
+        text = f"unsupported flags (0x{unknown:x}) in function {function}"
+        refuse_argument(text, function, "flags", domain)
+
+
+def refuse_argument(text: str, function: str, argument: str, domain: Domain) -> NoReturn:
+    """Raise libvirt's error for an argument that a call itself refuses.
+
+    :raise BadArgument: always.
+    """
+    error = BadArgument(text, function=function, argument=argument)
+    error.domain = domain
+    raise error
 
 
 class _Answer(Pending[Record]):

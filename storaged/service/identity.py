@@ -20,6 +20,8 @@ class Identity:
     :param started: when the process began: field 22 of ``/proc/PID/stat``.
     :param trusted: the peer is the superuser, or another daemon that knew the system's token: it
         may speak for others.
+    :param elevated: it is another daemon that knew the token, and calls for itself: it is told the
+        values of private secrets.
     """
 
     uid: int | None = None
@@ -31,6 +33,7 @@ class Identity:
     selinux: str | None = None
     sasl_user: str | None = None
     trusted: bool = False
+    elevated: bool = False
 
 
 #: The parameters of an identity: their type, and the attribute of `Identity` they are kept in.
@@ -57,14 +60,15 @@ def adopt(own: Identity, params: Iterable[TypedParam], token: str | None) -> Ide
     :raise InvalidArgument: a parameter of the wrong type, or given twice.
     """
     given = _checked(params)
-    if not (own.trusted or own.uid == 0 or _same(given.get("system.token"), token)):
+    elevated = _same(given.get("system.token"), token)
+    if not (own.trusted or own.uid == 0 or elevated):
         return None
     kept: dict[str, Any] = {}
     for name, value in given.items():
         attribute = PARAMETERS[name][1]
         if attribute is not None:
             kept[attribute] = value
-    return replace(Identity(), **kept, trusted=True)
+    return replace(Identity(), **kept, trusted=True, elevated=elevated)
 
 
 def _checked(params: Iterable[TypedParam]) -> dict[str, Any]:

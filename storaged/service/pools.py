@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -57,6 +58,14 @@ _OVERWRITE: Final = 8
 _INACTIVE: Final = 1
 #: A flag of a definition.
 _VALIDATE: Final = 1
+#: What libvirt calls the functions that find the sources of a type: its messages name them.
+_FINDERS: Final = MappingProxyType(
+    {
+        "netfs": "virStorageBackendFileSystemNetFindPoolSources",
+        "logical": "virStorageBackendLogicalFindPoolSources",
+        "iscsi": "virStorageBackendISCSIFindPoolSources",
+    }
+)
 
 _ALL_FILTERS: Final = int(sum(PoolFilter))
 #: Lists of more are built where they may take their time.
@@ -198,7 +207,9 @@ def _find_sources(session: Session, args: FindSourcesArgs) -> XML:
     driver = session.driver
     if args.flags:
         driver.discovering(args.type)
-        refuse_unknown(args.flags, 0, "storageConnectFindStoragePoolSources")
+        refuse_unknown(
+            args.flags, 0, _FINDERS.get(args.type, "storageConnectFindStoragePoolSources")
+        )
     return XML(driver.find_sources(args.type, args.src_spec))
 
 
@@ -268,8 +279,8 @@ def _check_build(pool_type: PoolType | str, flags: int) -> None:
         )
 
 
-def _stop(session: Session, args: PoolArgs, _force: bool) -> Begun:
-    return Begun(session.driver.pool_stop(pool_ref(args.pool)))
+def _stop(session: Session, args: PoolArgs, force: bool) -> Begun:
+    return Begun(session.driver.pool_stop(pool_ref(args.pool), force=force))
 
 
 def _delete(session: Session, args: PoolFlagsArgs, _force: bool) -> Begun:

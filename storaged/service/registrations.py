@@ -5,44 +5,125 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from storaged.errors import Domain, InternalError, InvalidArgument
-from storaged.events import Event, Events
-from storaged.rpc import storage
+from storaged.events import Event
+from storaged.rpc import secret, storage
 from storaged.rpc.program import AnyProcedure
 from storaged.rpc.record import Record
 from storaged.rpc.storage import LIST_MAX
+from storaged.secrets.values import SecretEvent
+from storaged.secrets.wirenames import LIFECYCLE as SECRET_LIFECYCLE
+from storaged.secrets.wirenames import secret_record
+
+E = TypeVar("E")
 
 Notify = Callable[[AnyProcedure, Record], None]
 
-#: The number of an event as clients ask for it.
+#: The numbers of the events of pools as clients ask for them; those of secrets are the same two.
 LIFECYCLE: Final = 0
 REFRESH: Final = 1
+VALUE_CHANGED: Final = 1
 #: The most registrations of one connection: each costs some 300 bytes, also to who only reads.
 MOST: Final = LIST_MAX // 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Registration:
-    """What is to be told: events of one kind, of one pool or (None) of all."""
+    """What is to be told: events of one kind, of one pool or secret or (None) of all."""
 
     event_id: int
     uuid: UUID | None
 
 
-class Registrations:
-    """The registrations of one session.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event as clients are told it.
+
+    :param uuid: what it is about.
+    :param record: makes what is sent, of the number of a registration.
+    """
+
+    event_id: int
+    uuid: UUID
+    procedure: AnyProcedure
+    record: Callable[[int], Record]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[E]):
+    """What registrations are about.
+
+    :param event: libvirt's name of its events.
+    :param callback: the name where a registration ends, which is another one where libvirt errs.
+    """
+
+    event: str
+    callback: str
+    tell: Callable[[E], Told]
+
+
+def _told_of_pool(event: Event) -> Told:
+    pool = storage.StoragePool(event.pool.name, event.pool.uuid.bytes)
+    if event.lifecycle is None:
+        return Told(
+            REFRESH,
+            event.pool.uuid,
+            storage.EVENT_REFRESH,
+            lambda number: storage.RefreshEvent(number, pool),
+        )
+    lifecycle = int(event.lifecycle)
+    return Told(
+        LIFECYCLE,
+        event.pool.uuid,
+        storage.EVENT_LIFECYCLE,
+        lambda number: storage.LifecycleEvent(number, pool, lifecycle, 0),
+    )
+
+
+def _told_of_secret(event: SecretEvent) -> Told:
+    named = secret_record(event.secret)
+    lifecycle = SECRET_LIFECYCLE.get(event.change)
+    if lifecycle is None:
+        return Told(
+            VALUE_CHANGED,
+            event.secret.uuid,
+            secret.EVENT_VALUE_CHANGED,
+            lambda number: secret.ValueChangedEvent(number, named),
+        )
+    return Told(
+        LIFECYCLE,
+        event.secret.uuid,
+        secret.EVENT_LIFECYCLE,
+        lambda number: secret.LifecycleEvent(number, named, lifecycle, 0),
+    )
+
+
+POOLS: Final = Topic("storage pool", "storage pool", _told_of_pool)
+SECRETS: Final = Topic("secret", "node device", _told_of_secret)
+
+
+class Registrations(Generic[E]):
+    """The registrations of one session for the events of one topic.
 
     Nothing is told before `register` has returned, and nothing after `deregister` or `close` has.
 
+    :param subscribe: begins to tell events, and returns what ends that.
     :param ids: numbers that no other registration gets.
     :param notify: called for each event, under this object's lock; it must not wait.
     """
 
-    def __init__(self, events: Events, ids: Iterator[int], notify: Notify) -> None:
-        self._events = events
+    def __init__(
+        self,
+        topic: Topic[E],
+        subscribe: Callable[[Callable[[E], None]], Callable[[], None]],
+        ids: Iterator[int],
+        notify: Notify,
+    ) -> None:
+        self._topic = topic
+        self._subscribe = subscribe
         self._ids = ids
         self._notify = notify
         # Who is told at once, on the thread of the event, may register or end a registration.
@@ -59,12 +140,13 @@ class Registrations:
     def register(self, event_id: int, uuid: UUID | None) -> int:
         """Ask for events and return the number of the registration.
 
-        :param uuid: of the pool they are about, which need not exist; None is any.
+        :param uuid: of what they are about, which need not exist; None is any.
         :raise InternalError: no such event, or too many registrations.
         :raise InvalidArgument: this was asked for already.
         """
         if event_id not in (LIFECYCLE, REFRESH):
-            raise InternalError(f"unsupported storage pool event ID {event_id}", domain=Domain.RPC)
+            text = f"unsupported {self._topic.event} event ID {event_id}"
+            raise InternalError(text, domain=Domain.RPC)
         wanted = _Registration(event_id, uuid)
         with self._lock:
             if self._closed:
@@ -80,7 +162,7 @@ class Registrations:
             self._registered[number] = wanted
             self._numbers[wanted] = number
             if self._unsubscribe is None:
-                self._unsubscribe = self._events.subscribe(self._tell)
+                self._unsubscribe = self._subscribe(self._tell)
         return number
 
     def deregister(self, number: int) -> None:
@@ -91,9 +173,8 @@ class Registrations:
         with self._lock:
             ended = self._registered.pop(number, None)
             if ended is None:
-                raise InternalError(
-                    f"storage pool event callback {number} not registered", domain=Domain.RPC
-                )
+                text = f"{self._topic.callback} event callback {number} not registered"
+                raise InternalError(text, domain=Domain.RPC)
             del self._numbers[ended]
             if not self._registered:
                 self._stop()
@@ -111,17 +192,11 @@ class Registrations:
             self._unsubscribe()
             self._unsubscribe = None
 
-    def _tell(self, event: Event) -> None:
-        kind = REFRESH if event.lifecycle is None else LIFECYCLE
-        pool = storage.StoragePool(event.pool.name, event.pool.uuid.bytes)
+    def _tell(self, event: E) -> None:
+        told = self._topic.tell(event)
         with self._lock:
-            wanted = (_Registration(kind, event.pool.uuid), _Registration(kind, None))
+            wanted = (_Registration(told.event_id, told.uuid), _Registration(told.event_id, None))
             found = [number for one in wanted if (number := self._numbers.get(one)) is not None]
             for number in sorted(found):
-                if number not in self._registered:
-                    continue  # ended by who was told just now
-                if event.lifecycle is None:
-                    self._notify(storage.EVENT_REFRESH, storage.RefreshEvent(number, pool))
-                else:
-                    told = storage.LifecycleEvent(number, pool, int(event.lifecycle), 0)
-                    self._notify(storage.EVENT_LIFECYCLE, told)
+                if number in self._registered:  # not ended by who was told just now
+                    self._notify(told.procedure, told.record(number))

@@ -14,7 +14,7 @@ from storaged.rpc.errors import RPCError
 from storaged.rpc.extension import Metric
 from storaged.rpc.program import EXTENSION, REMOTE, Access, AnyProcedure
 from storaged.rpc.unserved import refusal
-from storaged.service import extension, generic, images, pools, transfers, volumes
+from storaged.service import extension, generic, images, pools, secrets, transfers, volumes
 from storaged.service.identity import Identity
 from storaged.service.registrations import Notify
 from storaged.service.session import Session
@@ -38,6 +38,7 @@ class Service:
             **pools.HANDLERS,
             **volumes.HANDLERS,
             **transfers.HANDLERS,
+            **secrets.HANDLERS,
             **extension.HANDLERS,
             **images.HANDLERS,
         }

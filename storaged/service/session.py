@@ -11,7 +11,7 @@ from storaged.rpc.record import Record
 from storaged.service.handler import Begun, Needs, Outcome, Query, Work, answering
 from storaged.service.identity import Identity
 from storaged.service.jobs import Jobs
-from storaged.service.registrations import Notify, Registrations
+from storaged.service.registrations import POOLS, SECRETS, Notify, Registrations
 from storaged.service.shared import Shared
 from storaged.service.streams import Streams
 
@@ -40,7 +40,11 @@ class Session:
         self.uri: str | None = None
         #: whether the client is a daemon that calls for others
         self.for_others = False
-        self.registrations = Registrations(self.driver.events, shared.callback_ids, notify)
+        driver, ids = shared.driver, shared.callback_ids
+        self.registrations = Registrations(POOLS, driver.events.subscribe, ids, notify)
+        self.secret_registrations = Registrations(
+            SECRETS, lambda told: driver.secret_events.subscribe(told), ids, notify
+        )
         self.jobs = Jobs(self.driver, notify)
         self.streams = Streams()
         self.closed = False
@@ -144,6 +148,7 @@ class Session:
                 return
             self.closed = True
         self.registrations.close()
+        self.secret_registrations.close()
         self.jobs.close(cancel=not self.for_others)
         self.streams.close()
 
@@ -157,4 +162,5 @@ class Session:
 
 
 def _denied(procedure: AnyProcedure) -> OperationDenied:
-    return OperationDenied(f"read only access prevents {procedure.name}")
+    domain = Domain.SECRET if procedure.name.startswith("virSecret") else Domain.STORAGE
+    return OperationDenied(f"read only access prevents {procedure.name}", domain=domain)

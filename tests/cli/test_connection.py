@@ -69,9 +69,20 @@ def call(world: World) -> Invocation:
 def test_an_uri_that_is_given_decides(world: World):
     world.socket("virtstoraged-sock")
     with_uri = Invocation(connect="qemu+ssh://root@host/system")
-    for choose in (with_uri.look, with_uri.change, lambda: with_uri.connect_daemon("event")):
-        choose()
+    with_uri.look()
+    with_uri.change()
+    with_uri.connect_daemon("event")
     assert world.opened == [("connect", "qemu+ssh://root@host/system", False)] * 3
+
+
+def test_secrets_are_another_driver_of_libvirts_daemon(world: World, call: Invocation):
+    """It gives one driver a connection; ours serves both on one."""
+    world.socket("libvirt-sock")
+    call.look("secret")
+    world.socket("virtstoraged-sock")
+    call.look("secret")
+    uris = [str(uri).partition("?")[0] for _, uri, _ in world.opened]
+    assert uris == ["secret:///system", "storage:///system"]
 
 
 def test_our_daemon_goes_before_libvirts(world: World, call: Invocation):

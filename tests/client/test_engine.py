@@ -335,3 +335,22 @@ def test_who_needs_a_volume(remote: Storage, images: Pool):
     assert f"{images.name}/top" in (caught.value.advice or "")
     base.delete(force=True)
     assert images.names() == ["top"]
+
+
+def test_a_forced_stop(
+    remote: Storage, images: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if is_plain(remote):
+        with pytest.raises(storaged.Unsupported, match="cannot stop a pool by force"):
+            images.stop(force=True)
+        assert images.active
+        return
+    peer = remote.engine._peer  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(peer.link, "extension_level", lambda: 2)
+        with pytest.raises(storaged.Unsupported, match="too old to stop a pool by force"):
+            images.stop(force=True)
+    assert images.active
+    images.stop(force=True)
+    assert not images.active
+    images.start()

@@ -35,6 +35,7 @@ class Served:
 
     :param root: its configuration and state lie below it.
     :param directory: where its pools are.
+    :param driver: the one that clients open.
     """
 
     name: str
@@ -42,10 +43,11 @@ class Served:
     socket: Path
     pid: int
     directory: Path
+    driver: str = "storage"
 
     @property
     def uri(self) -> str:
-        return f"storage:///system?socket={self.socket}"
+        return f"{self.driver}:///system?socket={self.socket}"
 
     def inward(self, value: Any) -> Any:
         """Put the daemon's own directory into what a client is given."""

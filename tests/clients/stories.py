@@ -81,7 +81,6 @@ STORIES = {
         "sysinfo",
         "maxvcpus",
         "freecell",
-        "secret-list",
         "nodedev-list",
         "domid nobody",
         "pool-list",

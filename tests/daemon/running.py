@@ -12,6 +12,8 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 from urllib.parse import quote
 
+from tests.kernel.programs import patience
+
 #: A connected socket; the class below has an attribute of that name.
 Connected = socket
 
@@ -88,7 +90,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            return self.process.wait(timeout)
+            return self.process.wait(patience(timeout))
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"the daemon did not end in {timeout} s: {self.log}") from None
@@ -187,7 +189,7 @@ def storaged_daemon(
 
 def await_ready(daemon: Daemon, timeout: float = 30.0) -> None:
     """Wait until the daemon accepts clients."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patience(timeout)
     while True:
         with suppress(OSError):
             daemon.connect().close()

@@ -16,7 +16,7 @@ from tests.libvirt.recording import HERE, POOL, READONLY, URI, UUID, VOLUME, lib
 def connection(conn):
     for name in ("getType", "isAlive", "isSecure", "isEncrypted", "getHostname", "getVersion"):
         show(name, getattr(conn, name))
-    for name in ("listAllDomains", "listAllNetworks", "listAllSecrets", "getInfo", "numOfDomains"):
+    for name in ("listAllDomains", "listAllNetworks", "getInfo", "numOfDomains"):
         show(name, getattr(conn, name))
     show("version", conn.getLibVersion)
     show("uri", lambda: conn.getURI() == URI)

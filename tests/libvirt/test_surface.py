@@ -15,9 +15,9 @@ import pytest
 from storaged import libvirt
 
 PROJECT = Path(__file__).parents[2]
-CLASSES = ("virConnect", "virStoragePool", "virStorageVol", "virStream")
+CLASSES = ("virConnect", "virStoragePool", "virStorageVol", "virSecret", "virStream")
 FUNCTIONS = ("open", "openReadOnly", "openAuth", "getVersion", "registerErrorHandler")
-PREFIXES = ("STORAGE", "STREAM", "ERR", "WAR", "FROM", "CRED", "EVENT", "CONNECT")
+PREFIXES = ("STORAGE", "SECRET", "STREAM", "ERR", "WAR", "FROM", "CRED", "EVENT", "CONNECT")
 
 ASK = """
 import inspect, json, libvirt

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from storaged.errors import Unsupported
-from storaged.rpc import admin, extension, images, keepalive, program, remote, storage, unserved
+from storaged.rpc import (
+    admin,
+    extension,
+    images,
+    keepalive,
+    program,
+    remote,
+    secret,
+    storage,
+    unserved,
+)
 from storaged.rpc.packet import VERSION, Header, Kind
 from storaged.rpc.program import Access, AnyProcedure
 from storaged.rpc.record import Record, Void
@@ -21,7 +31,7 @@ def numbers(text: str) -> set[int]:
 
 
 SERVED = numbers("1-3 7 60 66-100 110 125 149 154-155 157 165 208-209 259-260 281-282") | numbers(
-    "360-361 368-369 378 391 403 419"
+    "139-147 287 360-361 368-369 378 380-381 391 403 419"
 )
 EVENTS = numbers(
     "107 169-173 195 224 241 248 268-270 276 292 311 315 318-333 339 346 348 354 359 362-363 367"
@@ -32,7 +42,6 @@ INTERFACE = numbers("126-134 137-138 156 220-222 284")
 NWFILTER = numbers("175-181 286 397-401 431")
 NODEDEV = numbers("111-117 123-124 285 297 374-375 428-430 433-436")
 HYPERVISOR_NODEDEV = numbers("118-120 301")
-SECRET = numbers("139-147 287 380-381")
 SNAPSHOT = numbers("185-193 244 246-247 271-272 274-275")
 CHECKPOINT = numbers("411-417")
 NO_EVENT = numbers("106 168 317")
@@ -41,10 +50,10 @@ NO_DESCRIPTORS = numbers("343 443")
 #: what libvirt 9.0 has
 KNOWN = numbers("1-443")
 OTHERS = KNOWN - SERVED - EVENTS - NETWORK - INTERFACE - NWFILTER - NODEDEV - HYPERVISOR_NODEDEV
-OTHERS -= SECRET | SNAPSHOT | CHECKPOINT | NO_EVENT | NO_DESCRIPTOR | NO_DESCRIPTORS
+OTHERS -= SNAPSHOT | CHECKPOINT | NO_EVENT | NO_DESCRIPTOR | NO_DESCRIPTORS
 #: calls that a read-only connection is refused before anything else
 WRITERS = numbers(
-    "8-13 26-35 53-55 58 61-63 103-104 108-109 118-120 135-136 142 144-146 148 160-161 164 166 174"
+    "8-13 26-35 53-55 58 61-63 103-104 108-109 118-120 135-136 148 160-161 164 166 174"
     " 182 184-185 192-193 196-197 199 201 204-205 207 210-211 213-219 225-226 231-237 239-240 242"
     " 245 249-252 254 256 258 261 264 266-267 277 279 288 290 294-296 300-310 334-338 342-343 345"
     " 347 349-350 352 355-358 364 366 371-372 384 386 389-390 392-396 402 411 417-418 420-421"
@@ -53,7 +62,7 @@ WRITERS = numbers(
 
 
 def test_everything_is_covered() -> None:
-    assert set(remote.PROCEDURES) == SERVED | {362, 370, 373}
+    assert set(remote.PROCEDURES) == SERVED | {362, 370, 373, 382, 383}
     assert not SERVED & EVENTS
     assert len(OTHERS) == 205
 
@@ -61,7 +70,6 @@ def test_everything_is_covered() -> None:
 UNSUPPORTED = (
     (OTHERS, 20),
     (HYPERVISOR_NODEDEV, 22),
-    (SECRET, 30),
     (SNAPSHOT, 35),
     (CHECKPOINT, 69),
 )
@@ -86,7 +94,8 @@ def test_unsupported(group: set[int], domain: int) -> None:
         (59, "virConnectGetHostname"),
         (105, "virConnectDomainEventRegisterAny"),
         (118, "virNodeDeviceDettach"),
-        (147, "virSecretLookupByUsage"),
+        (148, "virDomainMigratePrepareTunnel"),
+        (288, "virNodeSetMemoryParameters"),
         (203, "virConnectGetSysinfo"),
         (212, "virDomainGetState"),
         (258, "virDomainShutdownFlags"),
@@ -186,7 +195,9 @@ def test_no_procedure_is_left_out() -> None:
         assert len(declared) == len(procedures)
         assert set(procedures) == set(range(1, len(procedures) + 1))
     assert len(storage.PROCEDURES) == 47
-    assert len(remote.GENERIC) + len(storage.PROCEDURES) == len(remote.PROCEDURES)
+    assert len(secret.PROCEDURES) == 14
+    parted = (*remote.GENERIC, *storage.PROCEDURES, *secret.PROCEDURES)
+    assert len(parted) == len(remote.PROCEDURES)
 
 
 def test_access() -> None:
@@ -195,8 +206,8 @@ def test_access() -> None:
         for access in Access
     }
     assert by_access[Access.ANYBODY] == numbers("66-70")
-    assert by_access[Access.EVENT] == {362, 370, 373}
-    assert by_access[Access.WRITER] == numbers("75-83 90 93-94 125 165 208-209 259-260")
+    assert by_access[Access.EVENT] == {362, 370, 373, 382, 383}
+    assert by_access[Access.WRITER] == numbers("75-83 90 93-94 125 142 144-146 165 208-209 259-260")
     streams = {n for n, found in remote.PROCEDURES.items() if found.stream}
     assert streams == {208, 209}
 

@@ -44,8 +44,8 @@ REVIVED = [kind for kind in CLASSES if kind is not StorageError]
 
 
 def make(kind: type[StorageError]) -> StorageError:
-    if kind is CommandFailed:
-        return CommandFailed(("vgchange", "-ay"), 5, "no such group", advice="Look.")
+    if issubclass(kind, CommandFailed):
+        return kind(("vgchange", "-ay"), 5, "no such group", advice="Look.")
     if issubclass(kind, SystemFailure):
         return kind("cannot open '/x'", errno.EACCES, advice="Look.")
     if issubclass(kind, BadArgument):

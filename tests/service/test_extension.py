@@ -54,7 +54,7 @@ def ended(peer: Peer) -> JobEnded:
 def test_hello(service: Service) -> None:
     peer = Peer.of(service, opened=False)
     answer = peer.call(rpc.HELLO, "storagectl")
-    assert (answer.version, answer.level) == (VERSION, 2)
+    assert (answer.version, answer.level) == (VERSION, rpc.LEVEL)
     assert isinstance(Hello("x"), Hello)
 
 

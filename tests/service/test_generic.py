@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def unreachable(detail: str) -> RemoteError:
         ("storage:///system?foo=bar", "storage:///system?foo=bar"),
         ("storage:///system?socket=%2Ftmp&a=b", "storage:///system?socket=%2Ftmp&a=b"),
         ("storage:///system#x", "storage:///system#x"),
+        ("secret:///system", "secret:///system"),
+        ("secret:/system?foo=bar", "secret:///system?foo=bar"),
     ],
 )
 def test_open(service: Service, name: str, kept: str) -> None:
@@ -64,6 +67,10 @@ def test_open(service: Service, name: str, kept: str) -> None:
         ("storage://host/system", unreachable("storage://host/system")),
         ("storage:///session", internal(f"{WHERE} '/session', try storage:///system", 0)),
         ("storage:///", internal(f"{WHERE} '/', try storage:///system", 0)),
+        (
+            "secret:///session",
+            internal("unexpected secret URI path '/session', try secret:///system", 0),
+        ),
         ("storage://", internal(f"{WHERE} '', try storage:///system", 0)),
         ("storage:system", internal(f"{WHERE} 'system', try storage:///system", 0)),
         ("storage:///system/", internal(f"{WHERE} '/system/', try storage:///system", 0)),
@@ -164,7 +171,7 @@ def test_procedures_of_others(service: Service) -> None:
 
 def test_our_own_program(service: Service) -> None:
     assert service.procedure(EXTENSION, 1).name == "storagedHello"
-    for number in (0, 9, 10, 28, -1):
+    for number in (0, 9, 10, 29, -1):
         with refused(39, f"unknown procedure: {number}", Domain.RPC):
             service.procedure(EXTENSION, number)
     with refused(39, "Cannot find program 536903815 version 1", Domain.RPC):
@@ -213,7 +220,8 @@ def test_identity(
 ) -> None:
     peer = Peer.of(service, identity=own)
     assert peer.call(remote.SET_IDENTITY, params, 0) == Void()
-    assert peer.session.identity == (ADOPTED if honoured else own)
+    elevated = bool(params) and params[-1] == string("system.token", "the-token")
+    assert peer.session.identity == (replace(ADOPTED, elevated=elevated) if honoured else own)
     assert peer.session.for_others is honoured
 
 

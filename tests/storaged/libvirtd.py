@@ -43,10 +43,12 @@ class Libvirtd:
     """A running daemon.
 
     :param root: its ``etc/libvirt`` and ``run/libvirt`` lie below it.
+    :param driver: the one that `virsh` opens.
     """
 
     root: Path
     process: subprocess.Popen[bytes]
+    driver: str = "storage"
 
     @property
     def pid(self) -> int:
@@ -58,7 +60,7 @@ class Libvirtd:
 
     @property
     def uri(self) -> str:
-        return f"storage:///system?socket={self.socket}"
+        return f"{self.driver}:///system?socket={self.socket}"
 
     def virsh(self, *words: str) -> str:
         """Run one command of virsh and return what it printed."""
@@ -99,11 +101,12 @@ def require_libvirtd() -> Path:
     pytest.skip(f"{_DRIVER} is not installed")
 
 
-def launch(root: Path, *, secrets: bool = False) -> subprocess.Popen[bytes]:
+def launch(root: Path, *, secrets: bool = False, storage: bool = True) -> subprocess.Popen[bytes]:
     """Start a daemon and do not wait; its log is ``root/libvirtd.log``."""
-    modules = [require_libvirtd()]
+    module = require_libvirtd()
+    modules = [module] if storage else []
     if secrets:
-        modules.append(modules[0].with_name("libvirt_driver_secret.so"))
+        modules.append(module.with_name("libvirt_driver_secret.so"))
     for name in ("lib", "log", "cache", "tmp"):
         (root / "var" / name).mkdir(parents=True, exist_ok=True)
     for name in ("etc/libvirt", "run/libvirt", "drivers"):
@@ -127,9 +130,9 @@ def launch(root: Path, *, secrets: bool = False) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def libvirtd(root: Path, *, secrets: bool = False) -> Iterator[Libvirtd]:
+def libvirtd(root: Path, *, secrets: bool = False, storage: bool = True) -> Iterator[Libvirtd]:
     """Run a daemon on the files below *root*, and end it."""
-    process = launch(root, secrets=secrets)
+    process = launch(root, secrets=secrets, storage=storage)
     try:
         socket = root / "run/libvirt/libvirt-sock"
         deadline = time.monotonic() + 30
@@ -138,7 +141,7 @@ def libvirtd(root: Path, *, secrets: bool = False) -> Iterator[Libvirtd]:
                 reason = (root / "output").read_text()
                 pytest.skip(f"libvirtd does not start on this machine: {reason.strip()}")
             time.sleep(0.02)
-        daemon = Libvirtd(root, process)
+        daemon = Libvirtd(root, process, "storage" if storage else "secret")
         daemon.virsh("uri")  # it listens before its drivers are ready, and answers after
         yield daemon
     finally:

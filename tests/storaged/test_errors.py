@@ -32,8 +32,8 @@ def all_classes(root: type[StorageError] = StorageError) -> Iterator[type[Storag
 
 
 def an_error(kind: type[StorageError]) -> StorageError:
-    if kind is CommandFailed:
-        return CommandFailed(("lvs", "-a"), 5, "no such group\n")
+    if issubclass(kind, CommandFailed):
+        return kind(("lvs", "-a"), 5, "no such group\n")
     return kind("the detail", advice="Do this.")
 
 
@@ -42,6 +42,8 @@ PREFIXES = {
     "StorageError": (1, "%s"),
     "InternalError": (1, "internal error: %s"),
     "CommandFailed": (1, "internal error: %s"),
+    "CommandTimeout": (1, "internal error: %s"),
+    "MissingProgram": (1, "internal error: %s"),
     "MissingBackend": (1, "internal error: %s"),
     "PoolBusy": (1, "internal error: %s"),
     "Unsupported": (3, "this function is not supported by the connection driver: %s"),
@@ -89,7 +91,9 @@ def test_the_message_is_libvirts_text_alone(kind: type[StorageError]) -> None:
     assert error.domain in (Domain.STORAGE, Domain.NONE)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in all_classes() if kind is not CommandFailed])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in all_classes() if not issubclass(kind, CommandFailed)]
+)
 def test_the_advice_stands_apart(kind: type[StorageError]) -> None:
     assert an_error(kind).advice == "Do this."
     assert kind("x").advice is None

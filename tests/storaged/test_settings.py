@@ -54,7 +54,13 @@ def test_round_trip(paths: Paths, store: PolicyStore) -> None:
 
 @pytest.mark.parametrize(
     "policy",
-    [PoolPolicy(owner=0), PoolPolicy(group=2**32 - 2), PoolPolicy(mode=0), PoolPolicy(mode=0o777)],
+    [
+        PoolPolicy(owner=0),
+        PoolPolicy(group=2**32 - 2),
+        PoolPolicy(mode=0),
+        PoolPolicy(mode=0o777),
+        PoolPolicy(thin_pool="my-pool.1"),
+    ],
 )
 def test_parts(store: PolicyStore, policy: PoolPolicy) -> None:
     store.save("p", policy)
@@ -82,6 +88,17 @@ def test_impossible_policies(
 ) -> None:
     with pytest.raises(InvalidArgument, match=text):
         PoolPolicy(owner, group, mode)
+
+
+@pytest.mark.parametrize("name", ["", "vg/pool"])
+def test_impossible_thin_pools(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="is no name of a thin pool"):
+        PoolPolicy(thin_pool=name)
+
+
+def test_a_thin_pool_must_be_a_name(paths: Paths, store: PolicyStore) -> None:
+    put(paths, "thin-pool = 3\n")
+    assert "'thin-pool' must be a name, not 3" in store.problems("p")[0]
 
 
 def test_unknown_keys_are_kept_and_reported(paths: Paths, store: PolicyStore) -> None:

@@ -32,6 +32,17 @@ def locked(pool: Pool) -> storaged.Volume:
     return pool.create("locked", 4 * MIB, format="qcow2", secret=SECRET)
 
 
+def test_zeros_that_take_space_are_no_data(pool: Pool) -> None:
+    """A block device, and a file over NFS 3, do not tell where their holes are."""
+    volume = pool.create("plain", 12 * MIB, format="raw")
+    Path(volume.path).write_bytes(b"x" * 5 * MIB + bytes(7 * MIB))
+    with refused(8) as caught:
+        volume.resize(4 * MIB, shrink=True)
+    assert f"The smallest safe size is {5 * MIB} bytes" in (caught.value.advice or "")
+    volume.resize(6 * MIB, shrink=True)
+    assert volume.info().capacity == 6 * MIB
+
+
 @pytest.mark.slow
 def test_where_encrypted_data_end_cannot_be_told(pool: Pool, locked: storaged.Volume) -> None:
     attempts: tuple[Callable[[], None], ...] = (

@@ -203,7 +203,7 @@ def test_a_refusal_of_the_workers_leaves_nothing(
     base = pool.create("base", 4096)
     workers = driver_of(pool)._table.by_ref(pool.ref).pool.workers
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise SystemFailure("no", 11)
 
     with monkeypatch.context() as patch:

@@ -49,7 +49,7 @@ def connection(client: Client) -> object:
 
 
 def drivers_that_are_not_here(client: Client) -> object:
-    """Calls on networks, interfaces, filters, secrets and devices fail and do no harm."""
+    """Calls on networks, interfaces, filters and devices fail and do no harm."""
     conn = client.connection
     errors = {
         name: client.error(call)

@@ -1,0 +1,148 @@
+"""One run of the guest from beginning to end, and what stays of it: a directory of results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm import batches, initrd, results
+from tests.vm.cache import run_directory
+from tests.vm.guest import Machine, pick_accelerator
+from tests.vm.kernel import prepared
+
+#: The exit status for a guest that did not come to its end.
+NO_ANSWER = 125
+#: Nothing was selected, as pytest says it.
+NO_TESTS = 5
+#: What of the checkout the guest does not need, or reads where it is.
+_NOT_COPIED = shutil.ignore_patterns(
+    *(".git", ".venv", ".venv-*", ".*_cache", ".hypothesis", "build", "dist", "demo-root", "try")
+)
+#: Seconds that the guest gets to boot and to end, beyond what its work may take.
+_BOOT = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to run, and where.
+
+    :param python: of the checkout's virtual environment.
+    :param results: a directory for what comes back; what it held is replaced.
+    :param limit: in seconds, for all.
+    """
+
+    root: Path
+    python: Path
+    cache: Path
+    results: Path
+    limit: int
+    coverage: bool = False
+    arguments: tuple[str, ...] = ()
+
+
+def run_tests(request: Request) -> int:
+    """Run the tests marked ``kernel`` in a guest; return 0 if all passed."""
+    began = time.monotonic()
+    with run_directory(request.cache) as place:
+        tests = batches.collect(request.python, request.root, request.arguments, place / "ids")
+        if isinstance(tests, int):
+            return tests
+        if not tests:
+            print("test-vm: no test is marked kernel and selected", file=sys.stderr)
+            return NO_TESTS
+        plan = batches.split(tests)
+        print(f"test-vm: {len(tests)} tests in {len(plan)} batches", flush=True)
+
+        def write(out: Path) -> None:
+            batches.write_job(
+                plan,
+                out,
+                python=request.python,
+                root=request.root,
+                arguments=request.arguments,
+                coverage=request.coverage,
+            )
+
+        with _booted(request, place, write) as (out, status):
+            outcome = results.read(plan, out)
+            results.merge(plan, out)
+    print(*outcome.lines(), sep="\n")
+    print(f"test-vm: {time.monotonic() - began:.0f} s in all, results in {request.results}")
+    if status is None:
+        return NO_ANSWER
+    return 0 if outcome.good and status == 0 else 1
+
+
+def run_command(request: Request) -> int:
+    """Run one command in a guest; return its status."""
+    with run_directory(request.cache) as place:
+
+        def write(out: Path) -> None:
+            batches.write_command(
+                request.arguments, out, root=request.root, limit=request.limit - _BOOT
+            )
+
+        with _booted(request, place, write) as (out, status):
+            said = out / "command.status"
+            answer = int(said.read_text().split()[0]) if said.exists() else NO_ANSWER
+    return NO_ANSWER if status is None else answer
+
+
+@contextmanager
+def _booted(
+    request: Request, place: Path, write_job: Callable[[Path], None]
+) -> Iterator[tuple[Path, int | None]]:
+    """Boot a guest for a job; give what it left and its status, None if it gave none.
+
+    At the end of the block that goes to the directory of results.
+    """
+    with ExitStack() as stack:
+        ready = stack.enter_context(prepared(request.cache))
+        machine = Machine(ready.vmlinux, ready.layer, place, processors=os.cpu_count() or 1)
+        machine.out.mkdir()
+        copy_checkout(request.root, machine.tree)
+        busybox = ready.layer / "usr/bin/busybox"
+        machine.initrd.write_bytes(initrd.build(ready.modules, busybox))
+        accelerator = pick_accelerator(machine, request.cache / "accel", os.environ)
+        machine.make_disks()
+        write_job(machine.out)
+        ended = machine.boot(accelerator, request.limit)
+        status = _status(machine.out)
+        if status is None:
+            why = "ended without an answer" if ended else f"took more than {request.limit} s"
+            print(f"test-vm: the guest {why}; its kernel said at the end:", file=sys.stderr)
+            print(*_tail(machine.out / "kernel.log"), sep="\n", file=sys.stderr)
+        try:
+            yield machine.out, status
+        finally:
+            shutil.rmtree(request.results, ignore_errors=True)
+            shutil.copytree(machine.out, request.results)
+
+
+def copy_checkout(root: Path, tree: Path) -> None:
+    """Copy the checkout below *tree*, to its own path there: the guest lays it over the host's.
+
+    So that who edits it meanwhile does not change what runs. Times are kept: byte code stays valid.
+    """
+    copy = tree / root.relative_to("/")
+    copy.parent.mkdir(parents=True)
+    for above in root.parents[:-1]:
+        shutil.copystat(above, tree / above.relative_to("/"))
+    shutil.copytree(root, copy, symlinks=True, ignore=_NOT_COPIED)
+
+
+def _status(out: Path) -> int | None:
+    try:
+        return int((out / "status").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _tail(file: Path, lines: int = 20) -> Sequence[str]:
+    return file.read_text(errors="replace").splitlines()[-lines:] if file.exists() else ()
