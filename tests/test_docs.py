@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import storaged
+from storaged.backends import BUILTIN
 
 TOP = Path(__file__).parent.parent
 _BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -94,3 +95,16 @@ def test_backend_example_runs(tmp_path: Path) -> None:
         volume.delete()
         assert pool.names() == []
         pool.stop()
+
+
+#: What every pool type's section tells, in this order.
+_KEYS = ["Needs", "Source", "Target", "Operations", "Limits", "Differences from libvirt"]
+
+
+@pytest.mark.parametrize("kind", BUILTIN)
+def test_every_pool_type_is_described(kind: str) -> None:
+    text = (TOP / "docs/backends.md").read_text()
+    _, _, section = text.partition(f"\n### {kind}\n")
+    section = re.split(r"\n##+ ", section)[0]
+    assert re.findall(r"^- \*\*(.*?)\*\*:", section, re.MULTILINE) == _KEYS
+    assert f"| `{kind}` | `" in text
