@@ -1,4 +1,4 @@
-# The commands of a developer; `make help` lists them. CI calls `make test` and `make test-vm`.
+# The commands of a developer; `make help` lists them. CI calls `make test` and nothing else.
 
 VENV ?= .venv
 PYTHON ?=

@@ -125,9 +125,9 @@ class HoldsGroup(Backend):
         self._left = ()
         self.forget()
         try:
-            group = self.report(job)
+            group = self.matched(job)
         except ConfigUnsupported:
-            return  # a group that is gone has nothing that is active
+            return  # one that is gone has nothing that is active, and another one is not ours
         active = [one for one in group.volumes.values() if one.state not in "-h"]
         used = _in_use(group)
         # a snapshot is active with its origin

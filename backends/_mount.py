@@ -180,7 +180,8 @@ class MountedTarget(FileVolumes, BuildsDirectory, StopsByForce, Watched):
         hidden = _entries(place.path)
         argv = self.mount_command()
         try:
-            tool.run(argv, timeout=self.mount_timeout, job=job, changes=True)
+            # killed when it is given up, so that it does not mount when nobody expects it any more
+            tool.run(argv, timeout=self.mount_timeout, job=job)
         except CommandTimeout as err:
             err.advice = (
                 f"The source did not answer for {self.mount_timeout:g} s. "

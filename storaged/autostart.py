@@ -56,6 +56,10 @@ class Autostart:
         begun = [self._attempt(pool, Retry("", 0)) for pool in wanted]
         return [job for job in begun if job is not None]
 
+    def is_waiting(self) -> bool:
+        """Tell whether a pool is still to be started."""
+        return bool(self._waiting)
+
     def nudge(self) -> None:
         """Try again what waits: something has changed on this host."""
         with self._lock:

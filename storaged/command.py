@@ -6,9 +6,11 @@ is built here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
@@ -82,12 +84,21 @@ class Child:
         return CommandFailed(self._argv, 0 if status is None else status, self.said())
 
     def terminate(self) -> None:
-        """Tell the program to end."""
-        self._process.terminate()
+        """Tell the program, and those that it has started, to end."""
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the program; one that hangs in the kernel ends when it returns from there."""
-        self._process.kill()
+        """Kill the program and those that it has started.
+
+        One that hangs in the kernel ends when it returns from there.
+        """
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        # the session is its own; its number is nobody else's while nobody has fetched its status
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
 
     def reap(self) -> None:
         """Wait for the end of a program that was killed, however long that takes."""

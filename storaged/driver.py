@@ -111,6 +111,19 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
         found = {job.id: job for pool in self._table.all() for job in pool.under_way()}
         return [found[number] for number in sorted(found)]
 
+    def is_needed(self) -> bool:
+        """Tell whether something would be lost or left undone if the engine was closed now.
+
+        Those are jobs, secrets that are in memory only, pools that are still to be started, and
+        those whose storage does not answer.
+        """
+        return bool(
+            self.jobs()
+            or self._autostart.is_waiting()
+            or self._kept.has_ephemeral()
+            or any(pool.snapshot.info.outage for pool in self._table.all())
+        )
+
     def job(self, number: int) -> Job[Any]:
         """Return a job under way by its id.
 
@@ -205,17 +218,18 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
     def autostart(self, *, again: bool = False) -> None:
         """Start the pools that are to be started at boot, once a boot.
 
-        What fails is a problem of the pool, and is tried again (`storaged.autostart`). Storage that
-        shows no sign of life for `OPEN_PATIENCE` is not waited for.
+        What fails is a problem of the pool, and is tried again (`storaged.autostart`). All of them
+        together are waited for no longer than `OPEN_PATIENCE`.
 
         :param again: also if it was done in this boot.
         """
         if not again and not self._services.store.needs_autostart():
             return
         self._services.store.mark_autostarted()
-        for job in self._autostart.begin(self._table.all()):
-            while not job.wait(0.05) and job.silent_for() < OPEN_PATIENCE:
-                pass
+        begun = self._autostart.begin(self._table.all())
+        deadline = time.monotonic() + OPEN_PATIENCE
+        for job in begun:
+            job.wait(max(deadline - time.monotonic(), 0))
 
     def watch(self) -> None:
         """Watch storage that can go away, until the engine is closed.

@@ -192,6 +192,7 @@ class PoolCalls:
             try:
                 self._services.store.remove_config(pool.name)
                 with pool.lock:
+                    pool.retry = None
                     self._table.remove(pool)
                     self._services.events.post(pool.ref, Lifecycle.UNDEFINED)
                 self._services.policies.remove(pool.name)
@@ -325,24 +326,26 @@ class PoolCalls:
     def _start(
         self, pool: PoolObject, job: Job[None], *, build: bool, overwrite: bool | None
     ) -> Job[None]:
+        begun = threading.Event()
+
         def work(job: Job[None]) -> None:
-            self._bring_up(pool, job, build=build or overwrite is not None, overwrite=overwrite)
+            backend = pool.backend
+            if (build or overwrite is not None) and isinstance(backend, Builds):
+                backend.build(job, overwrite=overwrite)
+            begun.set()
+            self._bring_up(pool, job)
 
         def failed() -> None:
-            left = take_down(pool)
+            left = take_down(pool, storage=begun.is_set())
             with pool.lock:
                 pool.settle(Phase.INACTIVE)
                 pool.problem("stop", left)
 
         return pool.run_exclusive(job, work, failed)
 
-    def _bring_up(
-        self, pool: PoolObject, job: Job[None], *, build: bool, overwrite: bool | None
-    ) -> None:
+    def _bring_up(self, pool: PoolObject, job: Job[None]) -> None:
         services = self._services
         backend = pool.backend
-        if build and isinstance(backend, Builds):
-            backend.build(job, overwrite=overwrite)
         backend.start(job)
         if isinstance(backend, Remembers):
             services.store.write_anchor(pool.ref.uuid, anchor := backend.anchor())

@@ -303,6 +303,7 @@ class PoolFacts:
     def drop(self, name: str) -> VolumeRecord | None:
         """Remove a volume's record and return it."""
         self.touch(name)
+        self.made_with.pop(name, None)
         return self.index.remove(name)
 
     def touch(self, name: str) -> None:

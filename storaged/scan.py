@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storaged.backend import Refresh
-from storaged.errors import Cancelled, OperationInvalid, StorageError, Timeout
+from storaged.errors import (
+    Cancelled,
+    CommandTimeout,
+    MissingProgram,
+    OperationInvalid,
+    StorageError,
+    Timeout,
+)
 from storaged.events import Lifecycle
 from storaged.job import Job
 from storaged.pool import PoolObject
@@ -139,7 +146,7 @@ class Scans:
         except Cancelled:
             raise
         except StorageError as err:
-            self._failed(err, run.epoch)
+            self._failed(err, run.epoch, asked=job.kind == "refresh")
             raise
         finally:
             self._end(run)
@@ -184,17 +191,19 @@ class Scans:
         if waiting is not None and failed is not None:
             waiting.fail(failed)
 
-    def _failed(self, err: StorageError, epoch: int) -> None:
+    def _failed(self, err: StorageError, epoch: int, *, asked: bool) -> None:
         """Take the pool down, as libvirt does.
 
-        But not under jobs that still work on it, and not if its storage may come back by itself.
+        But not under jobs that still work on it, not if its storage may come back by itself, not
+        for what says nothing of the storage, and not because of a scan that nobody asked for.
         """
         pool = self._pool
         job: Job[None] = Job("stop", pool.name)
         with pool.lock:
             if pool.epoch != epoch or pool.phase is not Phase.ACTIVE:
                 return
-            if pool.watched is not None or pool.under_way() or pool.services.readonly:
+            stays = not asked or isinstance(err, (Timeout, CommandTimeout, MissingProgram))
+            if stays or pool.watched or pool.under_way() or pool.services.readonly:
                 pool.problem("scan", f"the last refresh failed: {err.message}")
                 return
             pool.claim_locked(job, active=True, phase=Phase.STOPPING)

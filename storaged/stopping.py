@@ -61,11 +61,12 @@ def stop_by_force(pool: PoolObject, scans: list[Job[None]]) -> Job[None]:
     return pool.run_exclusive(job, work, lambda: _still_active(pool, job), workers=workers)
 
 
-def take_down(pool: PoolObject) -> str | None:
+def take_down(pool: PoolObject, *, storage: bool = True) -> str | None:
     """Forget the live state of a pool that could not be used, and let go of its storage.
 
     Call it while the pool is claimed, and before it settles.
 
+    :param storage: False: it was never begun to be used, so that it is somebody else's.
     :returns: what could not be undone; it must not hide why the pool came down, so nothing is
         raised.
     """
@@ -75,7 +76,7 @@ def take_down(pool: PoolObject) -> str | None:
     steps: tuple[Callable[[], None], ...] = (
         lambda: store.remove_live(pool.name),
         lambda: store.remove_anchor(pool.ref.uuid),
-        lambda: pool.backend.stop(job),
+        *((lambda: pool.backend.stop(job),) if storage else ()),
     )
     for undo in steps:
         try:

@@ -110,10 +110,11 @@ def run(
     """Run a tool and wait for its end.
 
     :param argv: the first is the name of the program; none of them may be a secret.
-    :param timeout: how long it may take, in seconds; then it is killed.
+    :param timeout: how long it may take, in seconds; then it is killed, unless it *changes*.
     :param job: a cancel of it ends the tool.
     :param accept: the exit statuses that are no failure; empty: all.
-    :param changes: it changes storage: after a cancel it gets a while to come to its end.
+    :param changes: it changes storage: after a cancel it gets a while to come to its end, and if
+        it does, that is its outcome. It is never killed: what takes longer is left to itself.
     :param stdin: what it reads.
     :param passing: names of our environment that it gets beside those that every program does.
     :raise MissingProgram: it is not installed.
@@ -132,8 +133,10 @@ def run(
         child = command.start(words, environ, stdin=given, stdout=printed, user=user)
         try:
             status = _wait(child, words, timeout, job, changes=changes)
-        finally:
-            _end(child)
+        except BaseException:
+            _end(child, changes=changes)
+            raise
+        _end(child, changes=changes)
         stdout = os.pread(printed, min(os.fstat(printed).st_size, _ROOM), 0)
     finally:
         os.close(printed)
@@ -159,25 +162,39 @@ def _wait(
         if status is not None:
             return status
         if left <= 0:
-            said = f"it took more than {timeout:g} s. {child.said()}".strip()
+            goes_on = f", and goes on as process {child.pid}" if changes else ""
+            said = f"it took more than {timeout:g} s{goes_on}. {child.said()}".strip()
             raise CommandTimeout(argv, -9, said)
         try:
             if job is not None:
                 job.checkpoint()
         except Cancelled:
-            if changes:
-                child.wait(min(_GRACE, max(left, 0)))
-            raise
+            # what it has done is done: whoever waits for it is to know
+            status = child.wait(min(_GRACE, max(left, 0))) if changes else None
+            if status is None:
+                raise
+            return status
 
 
-def _end(child: command.Child) -> None:
-    """See to it that a program ends; one that hangs in the kernel is waited for by nobody else."""
+def _end(child: command.Child, *, changes: bool) -> None:
+    """See to it that a program ends; one that hangs in the kernel is waited for by nobody else.
+
+    A tool that changes storage is not killed: lvm may have suspended devices, and mkfs is half way.
+    It goes on to its end.
+    """
+    if changes and child.wait(0) is None:
+        _reap_later(child)
+        return
     if child.wait(0) is None:
         child.terminate()
         if child.wait(_PATIENCE) is None:
             child.kill()
             if child.wait(_PATIENCE) is None:
-                name = f"storaged-reap-{child.pid}"
-                threading.Thread(target=child.reap, name=name, daemon=True).start()
+                _reap_later(child)
                 return
     child.close(patience=0)
+
+
+def _reap_later(child: command.Child) -> None:
+    name = f"storaged-reap-{child.pid}"
+    threading.Thread(target=child.reap, name=name, daemon=True).start()

@@ -40,7 +40,7 @@ class _Look:
     :param job: the one under way; it may hang for ever, and then there is no other.
     :param began: when it did, None while it waits for a thread.
     :param late: it has been told that the storage does not answer.
-    :param scan: what is to be done, or being done, after an outage.
+    :param scan: what is to be done, or being done, after an outage; not before *scan_after*.
     """
 
     epoch: int
@@ -49,6 +49,7 @@ class _Look:
     began: float | None = None
     late: bool = False
     scan_due: bool = False
+    scan_after: float = 0.0
     scan: Job[None] | None = None
 
 
@@ -108,7 +109,7 @@ class Watch:
             self._judge(volumes, look, look.job.error)
             look.job, look.late = None, False
             look.due = now + min(backend.watch_every, SELDOM)
-        self._scan(volumes, look)
+        self._scan(volumes, backend, look)
         if volumes.pool.outage is not None:
             self._release(volumes)
         if look.job is None:
@@ -156,12 +157,14 @@ class Watch:
         volumes.scans.renew()
         look.scan_due = True
 
-    def _scan(self, volumes: Volumes, look: _Look) -> None:
+    def _scan(self, volumes: Volumes, backend: Watched, look: _Look) -> None:
         """See to it that a pool whose storage is back is scanned, until that succeeds."""
         if look.scan is not None and look.scan.ended:
             look.scan_due = look.scan.error is not None
+            look.scan_after = time.monotonic() + min(backend.watch_every, SELDOM)
             look.scan = None
-        if look.scan_due and look.scan is None and volumes.pool.outage is None:
+        due = look.scan_due and time.monotonic() >= look.scan_after
+        if due and look.scan is None and volumes.pool.outage is None:
             with suppress(StorageError):
                 look.scan = volumes.scans.request()
                 look.scan.on_end(self._wake.set)

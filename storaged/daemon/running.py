@@ -114,7 +114,7 @@ class Running:
         now = time.monotonic()
         if self._timeout and not self._ending.is_set():
             quiet = min(server.idle_for() for server in self._servers.values())
-            if quiet == 0 or self._reloading or self._driver.jobs():
+            if quiet == 0 or self._reloading or self._driver.is_needed():
                 self._busy = now
             elif min(quiet, now - self._busy) >= self._timeout:
                 _log.info("no clients and no jobs for %d s: ending", self._timeout)

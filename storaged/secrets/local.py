@@ -12,7 +12,7 @@ import time
 from typing import Final, Protocol
 from uuid import UUID
 
-from storaged.errors import Domain, InternalError, NoSuchSecret
+from storaged.errors import Domain, InternalError, NoSuchSecret, OperationInvalid
 from storaged.secrets.files import SecretFiles
 from storaged.secrets.values import SecretDef, SecretKind
 
@@ -68,10 +68,13 @@ class LocalSecrets:
     """Secrets in libvirt's files, and ephemeral ones in memory.
 
     It may be used from several threads. Whoever changes something holds libvirt's lock.
+
+    :param lasting: ours is a process whose memory is worth something to others.
     """
 
-    def __init__(self, files: SecretFiles) -> None:
+    def __init__(self, files: SecretFiles, *, lasting: bool = True) -> None:
         self._files = files
+        self._lasting = lasting
         self._lock = threading.Lock()
         self._stamp: object = ()
         self._kept: dict[UUID, SecretDef] = {}
@@ -136,11 +139,18 @@ class LocalSecrets:
         """See `Keeper.define`.
 
         :raise SystemFailure: it could not be written; the old definition holds.
+        :raise OperationInvalid: a secret on the disk is to be kept in a memory that soon ends.
         """
         with self._lock:
             self._refresh()
             old = self._get(secret.uuid)
             self._check(secret, old)
+            if secret.ephemeral and old is not None and not (old.ephemeral or self._lasting):
+                raise OperationInvalid(
+                    f"secret '{secret.uuid}' would end with this process, and its value with it",
+                    domain=Domain.SECRET,
+                    advice="A daemon keeps ephemeral secrets: systemctl start storaged",
+                )
             if secret.ephemeral:
                 self._keep_in_memory(secret, old)
             else:
@@ -169,9 +179,11 @@ class LocalSecrets:
     def _keep_in_memory(self, secret: SecretDef, old: SecretDef | None) -> None:
         if old is not None and not old.ephemeral:
             value = self._files.value(secret.uuid)
-            self._files.remove(secret.uuid)
+            self._files.remove_definition(secret.uuid)
             if value is not None:
                 self._values[secret.uuid] = value
+            self._ephemeral[secret.uuid] = secret
+            self._files.remove_value(secret.uuid)
         self._ephemeral[secret.uuid] = secret
 
     def _keep_in_files(self, secret: SecretDef) -> None:
@@ -192,6 +204,7 @@ class LocalSecrets:
         :raise SystemFailure: it could not be written; the old one holds.
         """
         with self._lock:
+            self._require(secret.uuid)
             if secret.uuid in self._ephemeral:
                 self._values[secret.uuid] = value
             else:
@@ -203,10 +216,24 @@ class LocalSecrets:
         :raise SystemFailure: it is still there, maybe without its value.
         """
         with self._lock:
+            self._require(secret.uuid)
             if self._ephemeral.pop(secret.uuid, None) is None:
                 self._files.remove(secret.uuid)
             self._values.pop(secret.uuid, None)
             self._changed()
+
+    def has_ephemeral(self) -> bool:
+        """Tell whether there are secrets that end with this process."""
+        return bool(self._ephemeral)
+
+    def _require(self, uuid: UUID) -> None:
+        """Raise unless the secret is still there. Call it with the lock held.
+
+        :raise NoSuchSecret: it has gone since it was looked up.
+        """
+        self._refresh()
+        if self._get(uuid) is None:
+            raise no_such_uuid(uuid)
 
     def forget(self) -> None:
         """Forget what is kept in memory only."""

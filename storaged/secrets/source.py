@@ -77,7 +77,8 @@ class KeptSecrets:
         self._readonly = readonly
         self._kind = kind
         self._socket = socket
-        self._local = LocalSecrets(SecretFiles(paths.secrets, durable=durable))
+        lasting = kind is EngineKind.DAEMON
+        self._local = LocalSecrets(SecretFiles(paths.secrets, durable=durable), lasting=lasting)
         places = replace(paths, state=paths.secrets_state, runtime=paths.runtime / "secrets")
         self._lock = DriverLock(places)
         self._held: HeldLock | None = None
@@ -132,6 +133,10 @@ class KeptSecrets:
             return self._local.problems()
         except StorageError as err:
             return (err.message,)
+
+    def has_ephemeral(self) -> bool:
+        """Tell whether there are secrets that end with this process."""
+        return self._local.has_ephemeral()
 
     def close(self) -> None:
         """Forget what is in memory only, and let others keep the secrets."""

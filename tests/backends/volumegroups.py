@@ -54,12 +54,12 @@ class Lab:
         self._configure()
 
     def _configure(self) -> None:
-        seen = ", ".join(f'"a|^{one}$|"' for one in self.devices)
+        seen = ", ".join([*(f'"a|^{one}$|"' for one in self.devices), '"r|.*|"'])
         on = int(self.maps)
         # autoextend and polling daemons have no place in a test
         (self.directory / "lvm.conf").write_text(
             f'global {{ activation = {on} locking_dir = "{self.directory / "lock"}" }}\n'
-            f'devices {{ use_devicesfile = 0 filter = [ {seen}, "r|.*|" ] }}\n'
+            f"devices {{ use_devicesfile = 0 filter = [ {seen} ] }}\n"
             "backup { backup = 0 archive = 0 }\n"
             f"activation {{ udev_sync = {on} monitoring = 0 }}\n"
         )

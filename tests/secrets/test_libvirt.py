@@ -10,7 +10,7 @@ import pytest
 
 from storaged.backend import SecretUsage
 from storaged.driver import open_driver
-from storaged.driverlock import DriverLock
+from storaged.driverlock import DriverLock, EngineKind
 from storaged.errors import InvalidArgument, InvalidSecret, NoSuchSecret, StorageError
 from storaged.model import SecretRef
 from storaged.paths import Paths
@@ -104,7 +104,7 @@ SEQUENCE = (
 
 def test_what_contradicts_is_refused_as_by_libvirt(secretd: Libvirtd, tmp_path: Path) -> None:
     theirs, ours = [], []
-    with open_driver(Paths.below(tmp_path / "ours")) as driver:
+    with open_driver(Paths.below(tmp_path / "ours"), kind=EngineKind.DAEMON) as driver:
         for text in SEQUENCE:
             theirs.append(outcome(secretd, tmp_path, text))
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from base64 import b64encode
@@ -11,7 +12,7 @@ import pytest
 
 from storaged.backend import SecretUsage
 from storaged.driver import Driver, open_driver
-from storaged.driverlock import DriverLock
+from storaged.driverlock import DriverLock, EngineKind
 from storaged.errors import (
     InternalError,
     InvalidArgument,
@@ -23,6 +24,9 @@ from storaged.errors import (
 from storaged.model import SecretRef
 from storaged.paths import Paths
 from storaged.secrets import KeptSecrets, SecretChange, SecretEvent, SecretFilter, SecretKind
+from storaged.secrets.document import parse_secret
+from storaged.secrets.files import SecretFiles
+from storaged.secrets.local import LocalSecrets
 from tests.secrets.conftest import document, numbered
 
 
@@ -91,15 +95,61 @@ def test_ephemeral_ones_touch_no_disk(paths: Paths) -> None:
         assert driver.secrets() == []
 
 
-def test_to_the_disk_and_back(driver: Driver, paths: Paths) -> None:
-    driver.secret_define_xml(document(1, "/a", ephemeral=True))
-    driver.secret_set_value(numbered(1), b"x")
+def test_to_the_disk_and_back(paths: Paths) -> None:
+    with open_driver(paths, kind=EngineKind.DAEMON) as driver:
+        driver.secret_define_xml(document(1, "/a", ephemeral=True))
+        driver.secret_set_value(numbered(1), b"x")
+        assert driver.is_needed()
+        driver.secret_define_xml(document(1, "/a"))
+        assert names(paths) == [f"{numbered(1)}.base64", f"{numbered(1)}.xml"]
+        assert driver.secret_value(numbered(1)) == b"x"
+        assert not driver.is_needed()
+        driver.secret_define_xml(document(1, "/a", ephemeral=True))
+        assert names(paths) == []
+        assert driver.secret_value(numbered(1)) == b"x"
+
+
+def test_a_program_that_ends_takes_no_secret_from_the_disk(driver: Driver, paths: Paths) -> None:
     driver.secret_define_xml(document(1, "/a"))
+    driver.secret_set_value(numbered(1), b"x")
+    with pytest.raises(OperationInvalid, match="would end with this process"):
+        driver.secret_define_xml(document(1, "/a", ephemeral=True))
+    assert driver.secret_value(numbered(1)) == b"x"
     assert names(paths) == [f"{numbered(1)}.base64", f"{numbered(1)}.xml"]
-    assert driver.secret_value(numbered(1)) == b"x"
-    driver.secret_define_xml(document(1, "/a", ephemeral=True))
-    assert names(paths) == []
-    assert driver.secret_value(numbered(1)) == b"x"
+
+
+def test_a_value_for_what_has_gone(paths: Paths) -> None:
+    """Another thread undefined the secret between its look-up and its value."""
+    files = SecretFiles(paths.secrets, durable=False)
+    for ephemeral in (False, True):
+        local = LocalSecrets(files)
+        secret = parse_secret(document(1, "/a", ephemeral=ephemeral))
+        local.define(secret)
+        local.undefine(secret)
+        with pytest.raises(NoSuchSecret):
+            local.set_value(secret, b"x")
+        with pytest.raises(NoSuchSecret):
+            local.undefine(secret)
+        assert names(paths) == []
+
+
+def test_what_becomes_ephemeral_keeps_its_value_in_a_failure(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = LocalSecrets(SecretFiles(paths.secrets, durable=False))
+    local.define(parse_secret(document(1, "/a")))
+    local.set_value(parse_secret(document(1, "/a")), b"x")
+
+    def refuse(*_: object) -> None:
+        raise SystemFailure("no", errno.EIO)
+
+    ephemeral = parse_secret(document(1, "/a", ephemeral=True))
+    for step in ("remove_definition", "remove_value"):
+        with monkeypatch.context() as patched:
+            patched.setattr(SecretFiles, step, refuse)
+            with pytest.raises(SystemFailure):
+                local.define(ephemeral)
+        assert local.value(ephemeral) == b"x"
 
 
 def test_one_thing_has_one_secret(driver: Driver) -> None:

@@ -13,6 +13,7 @@ from storaged import tool
 from storaged.command import User
 from storaged.errors import Cancelled, CommandFailed, CommandTimeout, MissingProgram
 from storaged.job import Job
+from tests.doubles import eventually
 
 
 def test_output() -> None:
@@ -84,9 +85,33 @@ def test_cancel_lets_a_change_end(tmp_path: Path) -> None:
     done = tmp_path / "done"
     job: Job[None] = Job("build", "p")
     threading.Timer(0.2, job.cancel).start()
-    with pytest.raises(Cancelled):
-        tool.run(["sh", "-c", f"sleep 1; touch {done}"], timeout=50, job=job, changes=True)
+    found = tool.run(["sh", "-c", f"sleep 1; touch {done}"], timeout=50, job=job, changes=True)
+    assert found.status == 0
     assert done.exists()
+    with pytest.raises(Cancelled):
+        job.checkpoint()
+
+
+def test_a_change_is_never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lvm may have suspended devices when it hangs; nothing would resume them."""
+    monkeypatch.setattr(tool, "_GRACE", 0.1)
+    job: Job[None] = Job("build", "p")
+    job.cancel()
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(Cancelled):
+        tool.run(["sh", "-c", f"sleep 0.7; touch {first}"], timeout=50, job=job, changes=True)
+    with pytest.raises(CommandTimeout, match="and goes on as process"):
+        tool.run(["sh", "-c", f"sleep 0.7; touch {second}"], timeout=0.1, changes=True)
+    eventually(lambda: first.exists() and second.exists())
+
+
+def test_what_a_tool_has_started_ends_with_it(tmp_path: Path) -> None:
+    """As mount.nfs does below mount: else it mounts when nobody expects it any more."""
+    late = tmp_path / "late"
+    with pytest.raises(CommandTimeout):
+        tool.run(["sh", "-c", f"sh -c 'sleep 1; touch {late}'; true"], timeout=0.2)
+    time.sleep(1.2)
+    assert not late.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as somebody else")
