@@ -35,7 +35,7 @@ def busy(name: str, named: tuple[str, ...], rdev: int | None = None) -> VolumeBu
     """
     words = list(named)
     if not words and rdev is not None:
-        words = [f"open by {user}" for user in _open_by(rdev)]
+        words = [f"open by {user}" for user in writers(rdev)]
     how = "; ".join(words[:3]) or "in use by another program, which cannot be seen from here"
     return VolumeBusy(
         f"volume '{name}' is still in use.", advice=f"Its device is {how}. End that first."
@@ -93,16 +93,18 @@ def _is(path: str, rdev: int) -> bool:
         return False
 
 
-def _open_by(rdev: int) -> list[str]:
-    """Return the processes that have the device's usual node open."""
+def writers(rdev: int) -> list[str]:
+    """Return in words the other processes that have a device open for writing."""
     with suppress(OSError):
-        name = next(
-            line.removeprefix("DEVNAME=")
-            for line in (_SYS / _numbers(rdev) / "uevent").read_text().splitlines()
-            if line.startswith("DEVNAME=")
-        )
-        status = Path("/dev", name).stat()
         own = os.getpid()
-        users = imagelock.holders(status.st_dev, status.st_ino)
+        users = imagelock.device_users(rdev)
         return [str(user) for user in users if user.pid != own and user.writing]
     return []
+
+
+def is_ours(rdev: int) -> bool:
+    """Tell whether this process has a device open for writing."""
+    with suppress(OSError):
+        own = os.getpid()
+        return any(user.pid == own and user.writing for user in imagelock.device_users(rdev))
+    return False

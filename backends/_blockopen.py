@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from storaged import imagelock
 from storaged.backend import Backend
-from storaged.backends._blockholder import busy, holders
+from storaged.backends._blockholder import busy, holders, is_ours, writers
 from storaged.backends._record import NAME_ONLY, STAMP
 from storaged.errors import (
     NoSuchVolume,
@@ -145,14 +145,20 @@ class OpensDevices(Backend):
         return volume.path or f"{self.definition.target}/{volume.name}"
 
     def open_device(
-        self, volume: VolumeRecord, *, writable: bool = False, shared: bool = False
+        self,
+        volume: VolumeRecord,
+        *,
+        writable: bool = False,
+        shared: bool = False,
+        force: bool = False,
     ) -> int:
         """Open the device of a volume; the caller closes it.
 
         Whoever is to write has it for himself: no other program can mount it, or build on it,
-        while it is open.
+        while it is open, and none writes to it already.
 
         :param shared: put up with other writers of ours, which have it for themselves.
+        :param force: also if other programs, such as a machine, write to it.
         :raise NoSuchVolume: it has gone.
         :raise OperationInvalid: it is another device, or of another size, by now.
         :raise OperationUnsupported: it is no block device.
@@ -160,7 +166,7 @@ class OpensDevices(Backend):
         :raise SystemFailure: it cannot be opened.
         """
         path = self.device_path(volume)
-        fd = open_block(path, volume.name, writable=writable, shared=shared)
+        fd = open_block(path, volume.name, writable=writable, shared=shared, force=force)
         try:
             self._check_same(fd, volume, path)
         except BaseException:
@@ -191,7 +197,8 @@ class OpensDevices(Backend):
         :raise StorageError: see `open_device`.
         :raise VolumeBusy: also if it is open elsewhere.
         """
-        with locked_block(self.open_device(volume, writable=True), volume.name, force=force) as it:
+        fd = self.open_device(volume, writable=True, force=force)
+        with locked_block(fd, volume.name, force=force) as it:
             yield it
 
 
@@ -209,7 +216,9 @@ def locked_block(fd: int, name: str, *, force: bool = False) -> Iterator[DeviceH
         os.close(fd)
 
 
-def open_block(path: str, name: str, *, writable: bool = False, shared: bool = False) -> int:
+def open_block(
+    path: str, name: str, *, writable: bool = False, shared: bool = False, force: bool = False
+) -> int:
     """Open the block device that a path leads to; see `OpensDevices.open_device`.
 
     :param name: of the volume, for messages.
@@ -227,7 +236,11 @@ def open_block(path: str, name: str, *, writable: bool = False, shared: bool = F
             link = f"/proc/self/fd/{found}"
             if not writable:
                 return os.open(link, os.O_RDONLY | _ACCESS)
-            return _claim(link, rdev, name, shared=shared)
+            fd = _claim(link, rdev, name, shared=shared)
+            if not force and (users := writers(rdev)):
+                os.close(fd)
+                raise busy(name, tuple(f"open by {user}" for user in users))
+            return fd
         except OSError as err:
             raise _missing(path, err) from err
         finally:
@@ -258,7 +271,7 @@ def _claim(link: str, rdev: int, name: str, *, shared: bool) -> int:
                 raise
         if named := holders(rdev):
             raise busy(name, named)
-        if shared:
+        if shared and is_ours(rdev):
             return os.open(link, os.O_RDWR | _ACCESS)
         time.sleep(_MOMENT)
     raise busy(name, holders(rdev), rdev)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from storaged import mounts
+from storaged import imagelock, mounts
 from storaged.errors import OperationInvalid, system_errors
 
 _BLOCK = Path("/sys/block")
@@ -41,6 +41,11 @@ def require_unused(device: str) -> None:
         attached = tuple(f"attached to {name}" for name in loops_of(device))
         if attached:
             raise _in_use(device, attached)
+        opened = imagelock.holders(status.st_dev, status.st_ino)
+        own = os.getpid()
+        writing = tuple(f"open by {user}" for user in opened if user.pid != own and user.writing)
+        if writing:
+            raise _in_use(device, writing)
         return
     raise OperationInvalid(f"'{device}' is neither a block device nor a regular file")
 

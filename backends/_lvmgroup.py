@@ -15,6 +15,7 @@ from typing import Any, Final
 from storaged import udev
 from storaged.backend import Backend, Builds, FindsSources, Host
 from storaged.backends import _lvmtool
+from storaged.backends._inuse import require_unused
 from storaged.backends._lvmnames import check_name, is_abandoned
 from storaged.backends._lvmreport import Group, LogicalVolume, report
 from storaged.errors import (
@@ -58,6 +59,8 @@ class HoldsGroup(Backend):
 
         :raise ConfigUnsupported: there is no such group.
         """
+        # "-y", "--all" and "@tag" would be words for other groups, or for all of them
+        check_name(self.group, "volume group")
         asked = time.monotonic()
         found = report(self.group, job)
         self._recent = asked, found
@@ -196,6 +199,8 @@ class BuildsGroup(HoldsGroup, Builds):
             )
         from storaged.backends import _signatures
 
+        for path in devices:
+            require_unused(path)
         if not overwrite:  # all of them, before anything is changed
             spare = _spare_devices(job) if overwrite is None else frozenset()
             for path in devices:
@@ -233,6 +238,12 @@ class BuildsGroup(HoldsGroup, Builds):
         :raise CommandFailed: LVM refused; all devices have been tried.
         """
         group = self.matched(job)
+        if group.odd:
+            raise OperationFailed(
+                f"failed to remove pool '{self.target}': not all that volume group '{self.group}'"
+                f" holds could be understood",
+                advice=f"See for yourself what it is: lvs -a {self.group}",
+            )
         if group.volumes:
             raise OperationFailed(
                 f"failed to remove pool '{self.target}': volume group '{self.group}' holds"
@@ -240,7 +251,8 @@ class BuildsGroup(HoldsGroup, Builds):
                 advice=f"They are {in_words(sorted(group.volumes))}. Delete them first.",
             )
         devices = [device.path for device in self.definition.source.devices]
-        _lvmtool.change(("vgremove", "-f", self.group), job)
+        # it is not told "yes": a volume that was made since is to stop it
+        _lvmtool.change(("vgremove", self.group), job, sure=False)
         self.forget()
         failed = _remove_devices(devices)
         if failed is not None:

@@ -142,9 +142,17 @@ class Group:
     odd: tuple[str, ...] = ()
 
     def snapshots_of(self, name: str) -> tuple[str, ...]:
-        """Return the names of the old snapshots that are lost with a volume."""
+        """Return the names of the volumes that are lost with a volume.
+
+        Those are its old snapshots, and thin volumes of which it is the external origin; a thin
+        snapshot of a thin volume of the same pool stands for itself.
+        """
+        origin = self.volumes.get(name)
+        pool = None if origin is None else origin.pool
         return tuple(
-            one.name for one in self.volumes.values() if one.is_snapshot and one.origin == name
+            one.name
+            for one in self.volumes.values()
+            if one.origin == name and (one.is_snapshot or one.pool != pool)
         )
 
     def within(self, name: str) -> tuple[str, ...]:

@@ -66,10 +66,17 @@ def ask(words: Sequence[str], job: Job[Any] | None = None) -> tuple[dict[str, An
     return _sections(output), output
 
 
-def change(words: Sequence[str], job: Job[Any] | None = None, *, timeout: float = CHANGING) -> None:
+def change(
+    words: Sequence[str],
+    job: Job[Any] | None = None,
+    *,
+    timeout: float = CHANGING,
+    sure: bool = True,
+) -> None:
     """Have LVM change something.
 
     :param words: the command and its arguments.
+    :param sure: answer its questions with yes, not with no.
     :raise NoSpace: the group has too little left.
     :raise VolumeBusy: a volume is mounted, or open otherwise.
     :raise OperationUnsupported: a snapshot where there can be none.
@@ -77,7 +84,7 @@ def change(words: Sequence[str], job: Job[Any] | None = None, *, timeout: float 
     :raise Timeout: another process held its lock for too long.
     """
     try:
-        _run((*words, "--yes"), job, timeout=timeout, changes=True)
+        _run((*words, *(("--yes",) if sure else ())), job, timeout=timeout, changes=True)
     except CommandFailed as err:
         raise _meaning(err) from err
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from storaged import tool, udev
 from storaged.backend import Host, Refresh
 from storaged.backends._block import BlockVolumes, device_stamp, with_image
-from storaged.backends._blockholder import busy, holders
+from storaged.backends._blockholder import busy, holders, writers
 from storaged.backends._scsi import HEAD, Unit, label_of
 from storaged.backends._scsiid import read_serial
 from storaged.errors import InternalError, StorageError, Timeout
@@ -84,7 +84,7 @@ class ScsiUnits(BlockVolumes):
             return None
 
     def require_unused(self) -> None:
-        """See that nothing of this host is mounted from a unit, or built on one.
+        """See that nothing of this host is mounted from a unit, is built on one, or writes to one.
 
         :raise VolumeBusy: something is; the advice says what.
         """
@@ -94,7 +94,8 @@ class ScsiUnits(BlockVolumes):
                     rdev = os.stat(unit.node).st_rdev  # noqa: PTH116
                 except OSError:
                     continue
-                if named := holders(rdev):
+                users = tuple(f"open by {user}" for user in writers(rdev))
+                if named := (*holders(rdev), *users):
                     raise busy(unit.name, named)
 
     def _settled(self, names: udev.StableNames, job: Job[Any]) -> tuple[Unit, ...]:

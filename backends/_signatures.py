@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from storaged import tool
@@ -23,6 +24,8 @@ from storaged.errors import (
     StorageError,
     system_errors,
 )
+from storaged.formats.file import FileHandle
+from storaged.formats.probe import probe
 from storaged.job import Job
 
 #: How long blkid may take, in seconds.
@@ -116,7 +119,7 @@ def read_signature(device: str, wanted: str, job: Job[Any] | None = None) -> Sig
     if done.status == _AMBIVALENT:
         return Signature(ambivalent=True)
     if done.status == _NOTHING:
-        return Signature()
+        return _image_signature(device)
     facts = dict(line.split("=", 1) for line in done.text.splitlines() if "=" in line)
     found = Signature(facts.get("TYPE", ""), facts.get("PTTYPE", ""))
     if not found.format:
@@ -124,6 +127,13 @@ def read_signature(device: str, wanted: str, job: Job[Any] | None = None) -> Sig
             raise _unprobed(wanted, f"blkid printed: {done.text[:200]!r}")
         return Signature()  # only where it lies on its disk is told: it is an empty partition
     return found
+
+
+def _image_signature(device: str) -> Signature:
+    """Look for the image of a machine's disk, which blkid does not know."""
+    with system_errors(f"cannot read device '{device}'"), Path(device).open("rb") as file:
+        found = probe(FileHandle(file.fileno(), owned=False))
+    return Signature("" if found.format == "raw" and found.encryption is None else found.format)
 
 
 def zero_ends(device: str) -> None:

@@ -106,7 +106,12 @@ class Logical(
         return known.allocation if size == known.capacity else size
 
     def open_device(
-        self, volume: VolumeRecord, *, writable: bool = False, shared: bool = False
+        self,
+        volume: VolumeRecord,
+        *,
+        writable: bool = False,
+        shared: bool = False,
+        force: bool = False,
     ) -> int:
         """See `OpensDevices.open_device`.
 
@@ -116,7 +121,7 @@ class Logical(
             raise OperationUnsupported(
                 f"volume '{volume.name}' is a thin pool: its bytes cannot be accessed"
             )
-        return super().open_device(volume, writable=writable, shared=shared)
+        return super().open_device(volume, writable=writable, shared=shared, force=force)
 
     def wipe(
         self,

@@ -12,8 +12,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -193,10 +194,22 @@ def holders(device: int, inode: int) -> tuple[Holder, ...]:
     :param device: ``st_dev`` of the file.
     :param inode: ``st_ino`` of the file.
     """
+    return _users(lambda pid: _descriptors(pid, device, inode))
+
+
+def device_users(rdev: int) -> tuple[Holder, ...]:
+    """Return the processes that have a block device open, by pid, through whatever node of it.
+
+    libvirt gives each machine a ``/dev`` of its own: other nodes, with other locks.
+    """
+    return _users(lambda pid: _device_descriptors(pid, rdev))
+
+
+def _users(descriptors: Callable[[int], Iterator[tuple[int, bool]]]) -> tuple[Holder, ...]:
     found = []
     for pid in sorted(int(name) for name in os.listdir(_PROC) if name.isdigit()):  # noqa: PTH208
         with suppress(OSError):
-            opened = list(_descriptors(pid, device, inode))
+            opened = list(descriptors(pid))
             if opened:
                 writing = any(mode & os.O_ACCMODE != os.O_RDONLY for mode, _ in opened)
                 locking = any(locks for _, locks in opened)
@@ -221,6 +234,22 @@ def _descriptors(pid: int, device: int, inode: int) -> Iterator[tuple[int, bool]
             if (status.st_dev, status.st_ino) == (device, inode):
                 locks = (line for line in lines if line.startswith("lock:"))
                 yield int(facts["flags"], 8), any(map(_parse_lock, locks))
+
+
+def _device_descriptors(pid: int, rdev: int) -> Iterator[tuple[int, bool]]:
+    """Yield of each descriptor of a process that is a device what `_descriptors` does.
+
+    Only what lies below ``/dev`` is looked at: a file may be a dead server's.
+    """
+    for entry in (_PROC / f"{pid}/fd").iterdir():
+        with suppress(OSError):
+            if not str(entry.readlink()).startswith("/dev/"):
+                continue
+            status = entry.stat()
+            if stat.S_ISBLK(status.st_mode) and status.st_rdev == rdev:
+                lines = (_PROC / f"{pid}/fdinfo/{entry.name}").read_text().splitlines()
+                facts = dict(line.split(":", 1) for line in lines if ":" in line)
+                yield int(facts["flags"], 8), False
 
 
 def _guest(pid: int) -> str | None:

@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -307,6 +308,44 @@ def test_a_machine_that_has_it_open(pool: Devices, volume: VolumeRecord, device:
             pool.wipe(volume, WipeAlgorithm.ZERO, new_job(), force=True)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def opened_elsewhere(path: Path | str, flags: str) -> Iterator[None]:
+    """Another process has a file open, and no lock on it."""
+    code = f"import os; os.open({str(path)!r}, os.O_RDWR | {flags}); print(flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        yield
+        process.communicate(b"\n", timeout=30)
+
+
+def test_a_machine_with_a_node_of_its_own(pool: Devices, volume: VolumeRecord, device: str) -> None:
+    """libvirt gives each machine a /dev of its own, so that its locks lie on another inode."""
+    node = Path(f"/dev/storaged-test-{os.getpid()}")
+    os.mknod(node, stat.S_IFBLK | 0o600, Path(device).stat().st_rdev)
+    try:
+        with opened_elsewhere(node, "0"):
+            for attempt in (
+                lambda: pool.upload(volume, 0, 0),
+                lambda: pool.wipe(volume, WipeAlgorithm.ZERO, new_job()),
+            ):
+                with pytest.raises(VolumeBusy) as caught:
+                    attempt()
+                assert "open by python" in (caught.value.advice or "")
+            pool.wipe(volume, WipeAlgorithm.ZERO, new_job(), force=True)
+    finally:
+        node.unlink()
+
+
+def test_who_has_it_for_himself_unseen(pool: Devices, volume: VolumeRecord, device: str) -> None:
+    """A mount in another namespace, or a target that exports it, shows in no list of ours."""
+    with opened_elsewhere(device, "os.O_EXCL"), pytest.raises(VolumeBusy):
+        pool.upload(volume, 0, 0)
 
 
 def test_a_wipe_keeps_uploads_out_and_the_other_way_round(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,3 +186,27 @@ def test_free_device_is_zeroed(loop_device: LoopDevice) -> None:
     Path(device).write_bytes(b"x" * (8 * MiB))
     zero_ends(device)
     assert Path(device).read_bytes() == bytes(MiB) + b"x" * (6 * MiB) + bytes(MiB)
+
+
+@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
+def test_the_disk_of_a_machine_is_not_nothing(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "disk"
+    argv = ["qemu-img", "create", "-q", "-f", format, str(path), "1M"]
+    subprocess.run(argv, check=True)
+    with pytest.raises(PoolBuilt):
+        check_empty(str(path), "ext4")
+
+
+def test_an_image_that_a_program_writes_to_is_in_use(image: Image) -> None:
+    path = image()
+    code = f"import os; os.open({path!r}, os.O_RDWR); print(flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(OperationInvalid, match="open by python"):
+            require_unused(path)
+        process.communicate(b"\n", timeout=30)
+    require_unused(path)

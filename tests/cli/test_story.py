@@ -201,11 +201,12 @@ def test_ensure_from_a_file(ctl: Ctl, tmp_path: Path):
 
 
 def test_the_policy_for_new_volumes(pool: Ctl):
-    assert pool.json("pool", "policy", "t") == {"owner": None, "group": None, "mode": None}
+    nothing = {"owner": None, "group": None, "mode": None, "thin_pool": None}
+    assert pool.json("pool", "policy", "t") == nothing
     pool.out("pool", "policy", "t", "--mode", "0664")
     pool.out("pool", "policy", "t", "--group", "0")
     assert pool.out("pool", "policy", "t") == (
-        "Owner:          -\nGroup:          0\nMode:           0664\n"
+        "Owner:          -\nGroup:          0\nMode:           0664\nThin pool:      -\n"
     )
     pool.out("vol", "create-as", "t", "a", "1M")
     assert (pool.images / "a").stat().st_mode & 0o777 == 0o664

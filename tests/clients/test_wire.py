@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -115,9 +116,17 @@ def test_holes(opened: Connection, served: Served) -> None:
     opened.send(UPLOAD, type=STREAM, serial=serial, status=OK)
     assert opened.receive().status == OK
     serial = opened.send(DOWNLOAD, volume + wire.hypers(0, 0) + wire.words(1))
-    assert opened.receive().type == REPLY
+    packets = iter(opened.receive, None)
+    first = next(packets)
+    early = []
+    while first.type != REPLY and served.name == "libvirtd":  # its stream may come before its reply
+        early.append(first)
+        first = next(packets)
+    assert first.type == REPLY
     kinds = []
-    while (packet := opened.receive()).payload:
+    for packet in chain(early, packets):
+        if not packet.payload:
+            break
         size = len(packet.payload)
         kinds.append(struct.unpack(">QI", packet.payload)[0] if packet.type == HOLE else -size)
     assert kinds[:2] == [2 * MIB, -4096]

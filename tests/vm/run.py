@@ -121,8 +121,20 @@ def _booted(
         try:
             yield machine.out, status
         finally:
-            shutil.rmtree(request.results, ignore_errors=True)
+            clear(request.results)
             shutil.copytree(machine.out, request.results)
+
+
+def clear(results: Path) -> None:
+    """Remove the results of an earlier run, and nothing else.
+
+    :raise SystemExit: the directory holds something else.
+    """
+    if not results.exists():
+        return
+    if any(results.iterdir()) and not (results / "job").is_file():
+        raise SystemExit(f"test-vm: '{results}' holds no results of an earlier run: left alone")
+    shutil.rmtree(results)
 
 
 def copy_checkout(root: Path, tree: Path) -> None:

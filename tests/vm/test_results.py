@@ -5,8 +5,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+
 from tests.vm import results
 from tests.vm.batches import Batch
+from tests.vm.run import clear
 
 REPORT = """<?xml version="1.0"?>
 <testsuites><testsuite name="pytest">
@@ -60,3 +63,16 @@ def test_one_file_of_all(tmp_path: Path) -> None:
     plan.append(leave(tmp_path, "03", "143", None))
     results.merge(plan, tmp_path)
     assert len(list(ET.parse(tmp_path / "junit.xml").iter("testcase"))) == 10
+
+
+def test_only_results_are_cleared(tmp_path: Path) -> None:
+    precious = tmp_path / "checkout"
+    precious.mkdir()
+    (precious / "file").touch()
+    with pytest.raises(SystemExit, match="left alone"):
+        clear(precious)
+    assert (precious / "file").exists()
+    (precious / "job").touch()
+    clear(precious)
+    assert not precious.exists()
+    clear(precious)
