@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from storaged import imagelock, mounts
 from storaged.errors import StorageError, VolumeBusy
 
+#: udev opens a new device for itself for a moment; so often, and so long, that is waited for.
+TRIES = 20
+MOMENT = 0.05
+
 _SYS = Path("/sys/dev/block")
 _SWAPS = Path("/proc/swaps")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class UseKind(Enum):
+    """How something has a device for itself."""
+
+    MOUNTED = "mounted"
+    SWAP = "swap"
+    PART = "part"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Something that has a device for itself.
+
+    :param name: the mount point, or the device that it is a part of; "" for swap.
+    :param mapped: *name* is device-mapper's.
+    """
+
+    kind: UseKind
+    name: str
+    mapped: bool = False
 
 
 def holders(rdev: int) -> tuple[str, ...]:
@@ -21,10 +49,21 @@ def holders(rdev: int) -> tuple[str, ...]:
 
     :param rdev: number of the device.
     """
-    found = []
+    return tuple(dict.fromkeys(map(_in_words, uses(rdev))))
+
+
+def _in_words(use: Use) -> str:
+    if use.kind is UseKind.MOUNTED:
+        return f"mounted at '{use.name}'"
+    return "in use as swap space" if use.kind is UseKind.SWAP else f"a part of '{use.name}'"
+
+
+def uses(rdev: int) -> Iterator[Use]:
+    """Yield what has a device, or a part of it, for itself."""
     for part in _parts(rdev):
-        found += [*_mounted(part), *_swapped(part), *_built_on(part)]
-    return tuple(dict.fromkeys(found))
+        yield from _mounted(part)
+        yield from _swapped(part)
+        yield from _built_on(part)
 
 
 def busy(name: str, named: tuple[str, ...], rdev: int | None = None) -> VolumeBusy:
@@ -56,7 +95,7 @@ def _numbers(rdev: int) -> str:
     return f"{os.major(rdev)}:{os.minor(rdev)}"
 
 
-def _mounted(rdev: int) -> Iterator[str]:
+def _mounted(rdev: int) -> Iterator[Use]:
     try:
         known = mounts.mounts()
     except StorageError:
@@ -66,24 +105,24 @@ def _mounted(rdev: int) -> Iterator[str]:
         if mount.device == _numbers(rdev) or (
             mount.source.startswith("/dev/") and _is(mount.source, rdev)
         ):
-            yield f"mounted at '{mount.point}'"
+            yield Use(UseKind.MOUNTED, mount.point)
 
 
-def _swapped(rdev: int) -> Iterator[str]:
+def _swapped(rdev: int) -> Iterator[Use]:
     with suppress(OSError):
         for line in _SWAPS.read_text(errors="surrogateescape").splitlines()[1:]:
             path = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), line.split(maxsplit=1)[0])
             if _is(path, rdev):
-                yield "in use as swap space"
+                yield Use(UseKind.SWAP, "")
 
 
-def _built_on(rdev: int) -> Iterator[str]:
+def _built_on(rdev: int) -> Iterator[Use]:
     with suppress(OSError):
         for entry in sorted((_SYS / _numbers(rdev) / "holders").iterdir()):
             name = None
             with suppress(OSError):
                 name = (entry / "dm/name").read_text().strip()
-            yield f"a part of '{name or entry.name}'"
+            yield Use(UseKind.PART, name or entry.name, mapped=name is not None)
 
 
 def _is(path: str, rdev: int) -> bool:
@@ -100,6 +139,20 @@ def writers(rdev: int) -> list[str]:
         users = imagelock.device_users(rdev)
         return [str(user) for user in users if user.pid != own and user.writing]
     return []
+
+
+def lasting_writers(rdev: int) -> list[str]:
+    """Return what `writers` does, without those that had the device open for a moment only.
+
+    losetup opens every device that it comes by.
+    """
+    users = writers(rdev)
+    for _ in range(TRIES - 1):
+        if not users:
+            break
+        time.sleep(MOMENT)
+        users = writers(rdev)
+    return users
 
 
 def is_ours(rdev: int) -> bool:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from storaged import imagelock
 from storaged.backend import Backend
-from storaged.backends._blockholder import busy, holders, is_ours, writers
+from storaged.backends._blockholder import MOMENT, TRIES, busy, holders, is_ours, lasting_writers
 from storaged.backends._record import NAME_ONLY, STAMP
 from storaged.errors import (
     NoSuchVolume,
@@ -26,9 +26,6 @@ from storaged.model import VolumeRecord
 #: How the kernel says that the device behind a node is gone.
 _GONE = frozenset({errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOTDIR})
 _ACCESS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-#: udev opens a new device for itself for a moment; so often, and so long, that is waited for.
-_TRIES = 20
-_MOMENT = 0.05
 
 
 def device_stamp(rdev: int, size: int) -> bytes:
@@ -237,7 +234,7 @@ def open_block(
             if not writable:
                 return os.open(link, os.O_RDONLY | _ACCESS)
             fd = _claim(link, rdev, name, shared=shared)
-            if not force and (users := writers(rdev)):
+            if not force and (users := lasting_writers(rdev)):
                 os.close(fd)
                 raise busy(name, tuple(f"open by {user}" for user in users))
             return fd
@@ -263,7 +260,7 @@ def _claim(link: str, rdev: int, name: str, *, shared: bool) -> int:
     :raise VolumeBusy: somebody has it.
     :raise OSError: it cannot be opened.
     """
-    for _ in range(_TRIES):
+    for _ in range(TRIES):
         try:
             return os.open(link, os.O_RDWR | os.O_EXCL | _ACCESS)
         except OSError as err:
@@ -273,5 +270,5 @@ def _claim(link: str, rdev: int, name: str, *, shared: bool) -> int:
             raise busy(name, named)
         if shared and is_ours(rdev):
             return os.open(link, os.O_RDWR | _ACCESS)
-        time.sleep(_MOMENT)
+        time.sleep(MOMENT)
     raise busy(name, holders(rdev), rdev)

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from storaged import imagelock, mounts
+from storaged import imagelock
+from storaged.backends._blockholder import Use, UseKind, uses
 from storaged.errors import OperationInvalid, system_errors
 
 _BLOCK = Path("/sys/block")
-_DEVICES = Path("/sys/dev/block")
-_SWAPS = Path("/proc/swaps")
 _EXCLUSIVE = os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -52,14 +51,15 @@ def require_unused(device: str) -> None:
 
 def users(status: os.stat_result) -> tuple[str, ...]:
     """Return what uses the block device of a stat, its partitions included, in words."""
-    numbers = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    found: list[str] = []
-    with suppress(OSError):
-        place = (_DEVICES / numbers).resolve(strict=True)
-        parts = [place, *(part.parent for part in place.glob("*/partition"))]
-        for part in parts:
-            found += _mounted(part) + _swapped(part) + _held(part)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(map(_in_words, uses(status.st_rdev))))
+
+
+def _in_words(use: Use) -> str:
+    if use.kind is UseKind.MOUNTED:
+        return f"mounted on '{use.name}'"
+    if use.kind is UseKind.SWAP:
+        return "used as swap"
+    return f"held by {use.name}" if use.mapped else f"held by /dev/{use.name}"
 
 
 def loops_of(image: str) -> tuple[str, ...]:
@@ -75,37 +75,6 @@ def loop_files() -> Iterator[tuple[str, str]]:
     for place in _BLOCK.glob("loop*/loop/backing_file"):
         with suppress(OSError):  # it may be let go of while we look
             yield place.parent.parent.name, place.read_text().rstrip("\n")
-
-
-def _mounted(part: Path) -> list[str]:
-    numbers = (part / "dev").read_text().strip()
-    node = f"/dev/{part.name}"
-    return [
-        f"mounted on '{mount.point}'"
-        for mount in mounts.mounts()
-        if mount.device == numbers or mount.source == node
-    ]
-
-
-def _swapped(part: Path) -> list[str]:
-    with suppress(OSError):
-        lines = _SWAPS.read_text().splitlines()[1:]
-        if f"/dev/{part.name}" in (line.split(" ")[0].split("\t")[0] for line in lines):
-            return ["used as swap"]
-    return []
-
-
-def _held(part: Path) -> list[str]:
-    with suppress(OSError):
-        return [f"held by {_name_of(holder)}" for holder in sorted((part / "holders").iterdir())]
-    return []
-
-
-def _name_of(holder: Path) -> str:
-    """Return a device's name; of one of device-mapper the name that people know."""
-    with suppress(OSError):
-        return (holder / "dm" / "name").read_text().strip()
-    return f"/dev/{holder.name}"
 
 
 def _in_use(device: str, by: tuple[str, ...]) -> OperationInvalid:

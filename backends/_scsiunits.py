@@ -17,7 +17,7 @@ from typing import Any, Final
 from storaged import tool, udev
 from storaged.backend import Host, Refresh
 from storaged.backends._block import BlockVolumes, device_stamp, with_image
-from storaged.backends._blockholder import busy, holders, writers
+from storaged.backends._blockholder import busy, holders, lasting_writers
 from storaged.backends._scsi import HEAD, Unit, label_of
 from storaged.backends._scsiid import read_serial
 from storaged.errors import InternalError, StorageError, Timeout
@@ -94,7 +94,7 @@ class ScsiUnits(BlockVolumes):
                     rdev = os.stat(unit.node).st_rdev  # noqa: PTH116
                 except OSError:
                     continue
-                users = tuple(f"open by {user}" for user in writers(rdev))
+                users = tuple(f"open by {user}" for user in lasting_writers(rdev))
                 if named := (*holders(rdev), *users):
                     raise busy(unit.name, named)
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from storaged.backend import Hole, Sink, Source
-from storaged.errors import InvalidArgument, SystemFailure, system_errors
+from storaged.backend import Hole, Source
+from storaged.errors import SystemFailure, system_errors
 from storaged.formats.file import FileHandle
 from storaged.formats.handle import Bytes
 from storaged.formats.move import data_runs
-from storaged.handleflow import check_open
-from storaged.units import MAX_SIZE
-
-_READING = "cannot read from stream"
-_WRITING = "cannot write to stream"
+from storaged.handleflow import READING, WRITING, HandleSink, check_open
 
 #: After so many bytes of an upload that is to be durable the disk gets to work, while more comes.
 _WRITE_BACK = 8 << 20
@@ -38,13 +33,14 @@ def _place(where: str, offset: int) -> str | None:
     return f"It failed at byte {offset} of '{where}' or behind it." if where else None
 
 
-class DescriptorSink(Sink):
-    """Writes from *offset* on; what does not fit before *end* is refused.
+class DescriptorSink(HandleSink):
+    """Takes several pieces in one call, and has the disk begin early with what is to be durable.
 
-    :param resources: closed at the end, whatever it is.
-    :param end: offset behind the last byte that is taken; None: as much as comes.
+    :param resources: closed at the end, whatever it is; the handle is among them.
     :param where: of a device: its path, for errors.
     """
+
+    _handle: FileHandle
 
     def __init__(
         self,
@@ -56,23 +52,11 @@ class DescriptorSink(Sink):
         durable: bool,
         where: str = "",
     ) -> None:
+        super().__init__(handle, offset, end, durable=durable)
         self._resources = resources
-        self._handle = handle
-        self._offset = offset
-        self._end = end
-        self._durable = durable
         self._where = where
         #: what lies before it is on its way to the disk; None if that is left to the kernel
         self._begun = offset if durable else None
-        self._open = True
-
-    def write(self, data: Bytes) -> None:
-        """Take the next bytes; they have reached the file when this returns."""
-        length = memoryview(data).nbytes
-        self._claim(length)
-        with system_errors(_WRITING, advice=_place(self._where, self._offset)):
-            self._handle.pwrite(data, self._offset)
-        self._advance(length)
 
     def write_many(self, parts: Sequence[Bytes]) -> None:
         """Take several pieces, at most 1024, in one system call.
@@ -86,23 +70,16 @@ class DescriptorSink(Sink):
             for part in parts:
                 self.write(part)
             return
-        with system_errors(_WRITING, advice=_place(self._where, self._offset)):
+        with self._errors():
             self._handle.pwritev(parts, self._offset)
         self._advance(length)
-
-    def hole(self, length: int) -> None:
-        """Make the next *length* bytes read as zeros; the file is never made shorter."""
-        self._claim(length)
-        with system_errors(_WRITING, advice=_place(self._where, self._offset)):
-            self._handle.write_zeroes(self._offset, length)
-        self._offset += length
 
     def finish(self) -> None:
         """End the transfer as complete, and bring it to the disk."""
         check_open(self._open)
         self._open = False
         fd = self._handle.fileno()
-        with self._resources, system_errors(_WRITING):
+        with self._resources, system_errors(WRITING):
             if self._durable and fd is not None:
                 os.fdatasync(fd)
 
@@ -111,23 +88,17 @@ class DescriptorSink(Sink):
         self._open = False
         self._resources.close()
 
+    def _errors(self) -> system_errors:
+        return system_errors(WRITING, advice=_place(self._where, self._offset))
+
     def _advance(self, length: int) -> None:
         """Take note of bytes that were written; `finish` is to find little left to wait for."""
-        self._offset += length
+        super()._advance(length)
         if self._begun is not None and self._offset - self._begun >= _WRITE_BACK:
             before = time.monotonic()
             done = self._handle.begin_writing_back(self._begun, self._offset - self._begun)
             quick = time.monotonic() - before < _PATIENCE
             self._begun = self._offset if done and quick else None
-
-    def _claim(self, length: int) -> None:
-        check_open(self._open)
-        if length < 0:
-            raise InvalidArgument(f"a hole of {length} bytes")
-        if self._offset + length > MAX_SIZE:
-            raise SystemFailure(_WRITING, errno.EFBIG)
-        if self._end is not None and self._offset + length > self._end:
-            raise SystemFailure(_WRITING, errno.ENOSPC)
 
 
 class DeviceSource(Source):
@@ -172,7 +143,7 @@ class DeviceSource(Source):
         self._handle.close()
 
     def _data(self, size: int) -> bytes:
-        with system_errors(_READING, advice=_place(self._where, self._offset)):
+        with system_errors(READING, advice=_place(self._where, self._offset)):
             data = self._handle.pread(min(size, self._end - self._offset), self._offset)
         self._offset += len(data)
         return data

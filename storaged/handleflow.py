@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 from storaged.errors import InvalidArgument, OperationInvalid, SystemFailure, system_errors
 from storaged.flow import Hole, Sink, Source
 from storaged.formats.handle import Bytes, Handle
+from storaged.units import MAX_SIZE
 
-_READING = "cannot read from stream"
-_WRITING = "cannot write to stream"
+#: What fails when a stream does, in libvirt's words.
+READING: Final = "cannot read from stream"
+WRITING: Final = "cannot write to stream"
 
 
 class HandleSink(Sink):
@@ -32,14 +35,14 @@ class HandleSink(Sink):
         """Take the next bytes; they have reached the image when this returns."""
         length = memoryview(data).nbytes
         self._claim(length)
-        with system_errors(_WRITING):
+        with self._errors():
             self._handle.pwrite(data, self._offset)
-        self._offset += length
+        self._advance(length)
 
     def hole(self, length: int) -> None:
         """Make the next *length* bytes read as zeros; the image is never made shorter."""
         self._claim(length)
-        with system_errors(_WRITING):
+        with self._errors():
             self._handle.write_zeroes(self._offset, length)
         self._offset += length
 
@@ -48,7 +51,7 @@ class HandleSink(Sink):
         check_open(self._open)
         try:
             if self._durable:
-                with system_errors(_WRITING):
+                with self._errors():
                     self._handle.flush()
         finally:
             self.abort()
@@ -58,12 +61,23 @@ class HandleSink(Sink):
         self._open = False
         self._handle.close()
 
+    def _errors(self) -> system_errors:
+        """Return what translates the errors of a write."""
+        return system_errors(WRITING)
+
+    def _advance(self, length: int) -> None:
+        """Take note of bytes that were written."""
+        self._offset += length
+
     def _claim(self, length: int) -> None:
+        """Raise if the next *length* bytes cannot be taken."""
         check_open(self._open)
         if length < 0:
             raise InvalidArgument(f"a hole of {length} bytes")
+        if self._offset + length > MAX_SIZE:
+            raise SystemFailure(WRITING, errno.EFBIG)
         if self._end is not None and self._offset + length > self._end:
-            raise SystemFailure(_WRITING, errno.ENOSPC)
+            raise SystemFailure(WRITING, errno.ENOSPC)
 
 
 class HandleSource(Source):
@@ -84,7 +98,7 @@ class HandleSource(Source):
     def read(self, size: int) -> bytes | Hole:
         """Return the next piece: data of one extent, or a hole as long as it is."""
         check_open(self._open)
-        with system_errors(_READING):
+        with system_errors(READING):
             if self._sparse and self._offset >= self._data_end:
                 hole = self._next_extent()
                 if hole:
