@@ -69,9 +69,20 @@ may_install() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
 }
 
+# Some packages bring services (an iSCSI target, rpcbind, libvirtd). Tests start their own; this
+# machine is to listen nowhere because of us.
+policy=/usr/sbin/policy-rc.d
+start_no_services() {
+    [ ! -e "$policy" ] || return 0
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    policy_is_ours=yes
+}
+
 # apt_install PACKAGE...: fetch the lists of packages only if they are missing or too old.
 apt_install() {
     echo "setup: installing $*"
+    start_no_services
     export DEBIAN_FRONTEND=noninteractive
     apt-get install -qq --no-install-recommends "$@" >"$log" 2>&1 ||
         { quietly apt-get update -qq &&
@@ -142,8 +153,16 @@ install_ansible() {
     rm -rf "$fetched"
 }
 
+clean_up() {
+    rm -f "$log"
+    [ "$policy_is_ours" = no ] || rm -f "$policy"
+}
+
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+policy_is_ours=no
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 [ "$tools_too" = no ] || install_tools
 if [ ! -e "$venv/.ready" ] || [ pyproject.toml -nt "$venv/.ready" ]; then make_venv; fi
 [ "$tools_too" = no ] || install_ansible

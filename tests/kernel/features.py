@@ -31,11 +31,13 @@ class Feature:
     :param modules: of the kernel; loaded if they are not there.
     :param programs: in the search path.
     :param ask: looks at what modules and programs do not tell.
+    :param only_in_guest: natively nothing is touched for it, no module loaded.
     """
 
     modules: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     ask: Callable[[], Answer] = lambda: None
+    only_in_guest: bool = False
 
 
 def _exists(path: str) -> Callable[[], Answer]:
@@ -61,10 +63,6 @@ def _knows(file_system: str) -> Callable[[], Answer]:
     return ask
 
 
-def _only_in_guest() -> Answer:
-    return None if in_guest() else "that is for the guest of make test-vm"
-
-
 def _no_iscsi_of_others() -> Answer:
     """Natively there may be sessions that are in use."""
     if not Path("/sys/class/iscsi_transport/tcp").exists():
@@ -88,26 +86,26 @@ FEATURES = MappingProxyType(
         "thin": Feature(("dm_thin_pool",), ("lvm", "thin_check"), _opens("/dev/mapper/control")),
         "crypt": Feature(("dm_crypt",), ("cryptsetup",), _opens("/dev/mapper/control")),
         "multipath": Feature(("dm_multipath",), ("multipath", "multipathd")),
-        "scsi_debug": Feature(programs=("modprobe",), ask=_only_in_guest),  # loading makes a disk
-        "disks": Feature(ask=_only_in_guest),
+        "scsi_debug": Feature(programs=("modprobe",), only_in_guest=True),  # loading makes a disk
+        "disks": Feature(only_in_guest=True),
         "parted": Feature(programs=("parted", "partprobe")),
         "udev": Feature(programs=("udevadm",), ask=_exists("/run/udev/control")),
         # iSCSI: the initiator, and two kinds of target
         "iscsi": Feature(("iscsi_tcp",), ("iscsiadm", "iscsid"), _no_iscsi_of_others),
         "tgt": Feature(programs=("tgtd", "tgtadm")),
         "lio": Feature(
-            ("target_core_mod", "target_core_file", "iscsi_target_mod"), ask=_only_in_guest
+            ("target_core_mod", "target_core_file", "iscsi_target_mod"), only_in_guest=True
         ),
         # network file systems: the client's side, and servers
         "nfs": _file_system("nfs", "mount.nfs", "showmount"),
         "nfsd": Feature(
-            ("nfsd",), ("exportfs", "rpc.nfsd", "rpc.mountd", "rpcbind"), _only_in_guest
+            ("nfsd",), ("exportfs", "rpc.nfsd", "rpc.mountd", "rpcbind"), only_in_guest=True
         ),
         "cifs": _file_system("cifs", "mount.cifs"),
-        "smbd": Feature(programs=("smbd",), ask=_only_in_guest),
+        "smbd": Feature(programs=("smbd",), only_in_guest=True),
         # glusterd has one port and one place for its state, which a developer's own may have
-        "gluster": Feature(("fuse",), ("gluster", "glusterd", "glusterfs"), _only_in_guest),
-        "dummy": Feature(("dummy",), ("ip",), _only_in_guest),
+        "gluster": Feature(("fuse",), ("gluster", "glusterd", "glusterfs"), only_in_guest=True),
+        "dummy": Feature(("dummy",), ("ip",), only_in_guest=True),
         # file systems
         "ext4": _file_system("ext4", "mkfs.ext4"),
         "xfs": _file_system("xfs", "mkfs.xfs"),
@@ -129,6 +127,8 @@ def missing(name: str) -> Answer:
     feature = FEATURES[name]
     if os.geteuid() != 0:
         return "it needs root"
+    if feature.only_in_guest and not in_guest():
+        return "that is for the guest of make test-vm"
     for program in feature.programs:
         if shutil.which(program, path=SYSTEM_PATH) is None:
             return f"{program} is not installed"
@@ -137,17 +137,24 @@ def missing(name: str) -> Answer:
     return feature.ask()
 
 
-def check(item: pytest.Item) -> None:
-    """Skip a test whose features are not all there; in the guest: fail it."""
+def lacking(item: pytest.Item) -> str | None:
+    """Return which feature of a test is missing and why, None if all are there."""
     for marker in item.iter_markers("kernel"):
         for name in marker.args:
             why = missing(name)
-            if why is None:
-                continue
-            text = f"kernel feature {name!r}: {why}"
-            if in_guest():
-                pytest.fail(text, pytrace=False)
-            pytest.skip(text)
+            if why is not None:
+                return f"kernel feature {name!r}: {why}"
+    return None
+
+
+def check(item: pytest.Item) -> None:
+    """Skip a test whose features are not all there; in the guest: fail it."""
+    text = lacking(item)
+    if text is None:
+        return
+    if in_guest():
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
 
 
 def check_names(item: pytest.Item) -> None:

@@ -15,8 +15,12 @@ from tests.vm.packages import PreparationError
 from tests.vm.run import Request, run_command, run_tests
 
 ROOT = Path(__file__).parent.parent.parent
-#: Seconds after which a guest is ended from outside.
-LIMIT = 1500
+#: Seconds after which guests are ended from outside.
+LIMIT = 2700
+#: Guests side by side: no more, and each has this machine's memory to share with its like.
+_MOST = 4
+#: Less is not enough to boot and to end.
+_LEAST = 120
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
@@ -25,13 +29,20 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
     parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__)
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="with pytest and storaged")
     parser.add_argument("--timeout", type=int, default=LIMIT, help="in seconds, for all of it")
+    guests = min(os.cpu_count() or 1, _MOST)
+    parser.add_argument("--guests", type=int, default=guests, help="side by side, at most")
+    parser.add_argument(
+        "--lacking", action="store_true", help="only what this machine's own kernel cannot run"
+    )
     parser.add_argument("--results", type=Path, default=Path("build/vm"), help="a directory")
     parser.add_argument("--coverage", action="store_true", help="bring back .coverage.* as well")
     parser.add_argument("--command", action="store_true", help="after -- comes a command to run")
     parser.add_argument("--clean", action="store_true", help="only remove what is cached")
     options = parser.parse_args(own)
-    if options.timeout <= 0:
-        parser.error("--timeout takes a number of seconds")
+    if options.timeout < _LEAST:
+        parser.error(f"--timeout takes a number of seconds, at least {_LEAST}")
+    if options.guests < 1:
+        parser.error("--guests takes a number of guests")
     if options.command and not others:
         parser.error("--command needs a command after --")
     return options, tuple(others)
@@ -66,6 +77,8 @@ def main(words: Sequence[str]) -> int:
         cache=place,
         results=ROOT / options.results,
         limit=options.timeout,
+        guests=options.guests,
+        lacking=options.lacking,
         coverage=options.coverage,
         arguments=others,
     )

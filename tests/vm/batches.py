@@ -33,7 +33,7 @@ class Batch:
 
 
 def split(tests: Sequence[str]) -> list[Batch]:
-    """Return the batches of these tests, by file; both in the order they came in."""
+    """Return the batches of these tests, by file: those that may take longest first."""
     by_file: dict[str, list[str]] = {}
     for test in tests:
         by_file.setdefault(test.partition("::")[0], []).append(test)
@@ -41,7 +41,7 @@ def split(tests: Sequence[str]) -> list[Batch]:
     for number, (file, ids) in enumerate(by_file.items(), start=1):
         stem = file.removeprefix("tests/").removesuffix(".py").replace("/", "-")
         batches.append(Batch(f"{number:02}-{stem}", tuple(ids)))
-    return batches
+    return sorted(batches, key=lambda batch: -len(batch.tests))
 
 
 def without_paths(arguments: Sequence[str], root: Path) -> list[str]:
@@ -60,13 +60,16 @@ def stops_early(arguments: Sequence[str]) -> bool:
     return any(word in {"-x", "--exitfirst", "--maxfail=1"} for word in arguments)
 
 
-def collect(python: Path, root: Path, arguments: Sequence[str], answer: Path) -> list[str] | int:
+def collect(
+    python: Path, root: Path, arguments: Sequence[str], answer: Path, *, lacking: bool = False
+) -> list[str] | int:
     """Ask pytest on this machine which tests to run; as a by-product all is compiled.
 
+    :param lacking: only those that this machine's kernel, or programs, cannot run.
     :return: the ids, or the exit status of pytest if it could not tell (it has told why).
     """
     options = ("-q", "-q", "--collect-only", "-p", "tests.vm.collecting", "-m", "kernel")
-    environ = {**os.environ, "VM_COLLECT": str(answer)}
+    environ = {**os.environ, "VM_COLLECT": str(answer), "VM_LACKING": "1" if lacking else ""}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     command = [str(python), "-m", "pytest", *options, *arguments]
     done = subprocess.run(
@@ -104,7 +107,7 @@ def write_job(
     """Write the script that guest.sh runs, and the lists of tests that it names."""
     lines = [f"cd {shlex.quote(str(root))}"]
     options = without_paths(arguments, root)
-    stop = " || return" if stops_early(arguments) else ""
+    stop = " || { touch /out/stop; return; }" if stops_early(arguments) else ""
     for batch in batches:
         (out / f"{batch.name}.tests").write_text("\n".join(batch.tests) + "\n", encoding="utf-8")
         words = ["env", f"COVERAGE_FILE=/out/.coverage.{batch.name}", str(python), "-m"]

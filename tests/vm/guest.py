@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.vm.packages import PreparationError, run
 
@@ -47,12 +50,14 @@ DISKS = (
 class Machine:
     """A guest that can be booted.
 
-    :param place: where its initrd and disks are made; what is in ``out`` there is its /out.
+    :param place: where its initrd and disks are made; what is in ``out`` there is its /out. Guests
+        that run side by side share it and have a *number* each.
     """
 
     vmlinux: Path
     layer: Path
     place: Path
+    number: int = 0
     memory: int = 2048
     processors: int = 2
 
@@ -60,6 +65,16 @@ class Machine:
     def out(self) -> Path:
         """What the guest sees as /out."""
         return self.place / "out"
+
+    @property
+    def kernel_log(self) -> Path:
+        """What its kernel said."""
+        return self.out / f"kernel.{self.number}.log"
+
+    @property
+    def status(self) -> Path:
+        """Where it tells at its end whether all went well: 0 or 1."""
+        return self.out / f"guest.{self.number}.status"
 
     @property
     def tree(self) -> Path:
@@ -88,10 +103,10 @@ class Machine:
 
     def words(self, accelerator: str) -> list[str]:
         """Return the whole command; the console is on its standard output."""
-        console = f"stdio,id=console,signal=off,logfile={self.out / 'console.log'}"
+        console = f"stdio,id=console,signal=off,logfile={self.out}/console.{self.number}.log"
         command = [
-            *self.kernel_words(accelerator),
-            *("-serial", f"file:{self.out / 'kernel.log'}", "-device", "virtio-rng-pci"),
+            *self.kernel_words(accelerator, f"guest={self.number}"),
+            *("-serial", f"file:{self.kernel_log}", "-device", "virtio-rng-pci"),
             *("-device", "virtio-serial-pci", "-chardev", console),
             *("-device", "virtconsole,chardev=console", "-device", "virtio-scsi-pci,id=hba"),
         ]
@@ -110,7 +125,7 @@ class Machine:
         return command
 
     def _disk_words(self, number: int, disk: Disk) -> Iterator[str]:
-        image = self.place / f"{disk.serial}.img"
+        image = self._image(disk)
         options = "format=raw,if=none,cache=unsafe,discard=unmap"
         yield from ("-drive", f"file={image},id=drive{number},{options}")
         common = f"drive=drive{number},serial={disk.serial}"
@@ -121,26 +136,48 @@ class Machine:
         else:
             yield f"virtio-blk-pci,{common}"
 
+    def _image(self, disk: Disk) -> Path:
+        return self.place / f"{disk.serial}.{self.number}.img"
+
     def make_disks(self) -> None:
         """Make the disks, empty, and a file system on the first."""
         for disk in (SCRATCH, *DISKS):
-            with (self.place / f"{disk.serial}.img").open("wb") as file:
+            with self._image(disk).open("wb") as file:
                 file.truncate(disk.mebibytes << 20)
         mkfs = shutil.which("mke2fs", path=_SYSTEM) or "mke2fs"
         options = ("-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0")
-        run(mkfs, *options, self.place / f"{SCRATCH.serial}.img")
+        run(mkfs, *options, self._image(SCRATCH))
 
-    def boot(self, accelerator: str, limit: float) -> bool:
-        """Run the guest to its end; tell whether it came within *limit* seconds.
 
-        Whatever happens, the process has ended afterwards.
-        """
-        with _running(self.words(accelerator)) as qemu:
-            try:
-                qemu.wait(limit)
-            except subprocess.TimeoutExpired:
-                return False
-        return True
+def run_machines(machines: Sequence[Machine], accelerator: str, limit: float) -> bool:
+    """Run guests side by side to their ends; tell whether all came within *limit* seconds.
+
+    What they print is shown, a line at a time. Whatever happens, the processes have ended
+    afterwards.
+    """
+    until = time.monotonic() + limit
+    with ExitStack() as stack:
+        guests = []
+        for machine in machines:
+            guest = stack.enter_context(_running(machine.words(accelerator), subprocess.PIPE))
+            head = f"{machine.number}| " if len(machines) > 1 else ""
+            shown = threading.Thread(target=_show, args=(guest.stdout, head))
+            shown.start()
+            stack.callback(shown.join)
+            guests.append(guest)
+            # its end ends the thread: the process goes first
+            stack.callback(guest.kill)
+        try:
+            for guest in guests:
+                guest.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+    return True
+
+
+def _show(lines: IO[bytes] | None, head: str) -> None:
+    for line in lines or ():
+        print(head + line.decode(errors="replace").rstrip("\r\n"), flush=True)
 
 
 def pick_accelerator(machine: Machine, memory: Path, environ: Mapping[str, str]) -> str:
@@ -171,7 +208,7 @@ def pick_accelerator(machine: Machine, memory: Path, environ: Mapping[str, str])
 def _probe(machine: Machine) -> bool:
     log = machine.place / "probe.log"
     words = [*machine.kernel_words("kvm", PROBE), "-serial", f"file:{log}"]
-    with _running(words, quiet=True) as qemu:
+    with _running(words, subprocess.DEVNULL) as qemu:
         try:
             qemu.wait(_PROBE_LIMIT)
         except subprocess.TimeoutExpired:
@@ -180,17 +217,20 @@ def _probe(machine: Machine) -> bool:
 
 
 @contextmanager
-def _running(words: list[str], *, quiet: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+def _running(words: list[str], output: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run QEMU in a session of its own: a Ctrl-C is for us, who then end it."""
-    sink = subprocess.DEVNULL if quiet else None
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     except FileNotFoundError as err:
         raise PreparationError(f"{words[0]} is not installed") from err
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()

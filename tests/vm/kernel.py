@@ -72,7 +72,10 @@ def _prepare(place: Path, debs: Path, names: tuple[str, ...]) -> None:
     # the kernel is never taken from this machine; busybox goes into the initrd
     for name in (packages.kernel_package(), "busybox-static"):
         wanted[name] = packages.candidate(name)
-    packages.unpack(packages.fetch(wanted, debs), layer)
+    files = packages.fetch(wanted, debs)
+    for old in set(debs.glob("*.deb")) - set(files):
+        old.unlink()
+    packages.unpack(files, layer)
     images = sorted(layer.glob("boot/vmlinuz-*"))
     if not images:
         raise PreparationError("the kernel's package has no boot/vmlinuz-*")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.vm import batches, initrd, results
 from tests.vm.cache import run_directory
-from tests.vm.guest import Machine, pick_accelerator
+from tests.vm.guest import Machine, pick_accelerator, run_machines
 from tests.vm.kernel import prepared
 
 #: The exit status for a guest that did not come to its end.
@@ -35,6 +35,8 @@ class Request:
     :param python: of the checkout's virtual environment.
     :param results: a directory for what comes back; what it held is replaced.
     :param limit: in seconds, for all.
+    :param guests: how many may run side by side.
+    :param lacking: only the tests that this machine's own kernel cannot run.
     """
 
     root: Path
@@ -42,6 +44,8 @@ class Request:
     cache: Path
     results: Path
     limit: int
+    guests: int = 1
+    lacking: bool = False
     coverage: bool = False
     arguments: tuple[str, ...] = ()
 
@@ -50,14 +54,22 @@ def run_tests(request: Request) -> int:
     """Run the tests marked ``kernel`` in a guest; return 0 if all passed."""
     began = time.monotonic()
     with run_directory(request.cache) as place:
-        tests = batches.collect(request.python, request.root, request.arguments, place / "ids")
+        tests = batches.collect(
+            request.python,
+            request.root,
+            request.arguments,
+            place / "ids",
+            lacking=request.lacking,
+        )
         if isinstance(tests, int):
             return tests
         if not tests:
             print("test-vm: no test is marked kernel and selected", file=sys.stderr)
             return NO_TESTS
         plan = batches.split(tests)
-        print(f"test-vm: {len(tests)} tests in {len(plan)} batches", flush=True)
+        guests = min(request.guests, len(plan))
+        told = f"{len(tests)} tests in {len(plan)} batches, {guests} at a time"
+        print(f"test-vm: {told}", flush=True)
 
         def write(out: Path) -> None:
             batches.write_job(
@@ -69,14 +81,14 @@ def run_tests(request: Request) -> int:
                 coverage=request.coverage,
             )
 
-        with _booted(request, place, write) as (out, status):
+        with _booted(request, place, write, guests) as (out, answered):
             outcome = results.read(plan, out)
             results.merge(plan, out)
     print(*outcome.lines(), sep="\n")
     print(f"test-vm: {time.monotonic() - began:.0f} s in all, results in {request.results}")
-    if status is None:
+    if not answered:
         return NO_ANSWER
-    return 0 if outcome.good and status == 0 else 1
+    return 0 if outcome.good else 1
 
 
 def run_command(request: Request) -> int:
@@ -88,41 +100,47 @@ def run_command(request: Request) -> int:
                 request.arguments, out, root=request.root, limit=request.limit - _BOOT
             )
 
-        with _booted(request, place, write) as (out, status):
+        with _booted(request, place, write) as (out, answered):
             said = out / "command.status"
             answer = int(said.read_text().split()[0]) if said.exists() else NO_ANSWER
-    return NO_ANSWER if status is None else answer
+    return answer if answered else NO_ANSWER
 
 
 @contextmanager
 def _booted(
-    request: Request, place: Path, write_job: Callable[[Path], None]
-) -> Iterator[tuple[Path, int | None]]:
-    """Boot a guest for a job; give what it left and its status, None if it gave none.
+    request: Request, place: Path, write_job: Callable[[Path], None], guests: int = 1
+) -> Iterator[tuple[Path, bool]]:
+    """Boot guests for a job that they share; give what they left, and whether all told their end.
 
     At the end of the block that goes to the directory of results.
     """
+    processors = max(1, (os.cpu_count() or 1) // guests)
     with ExitStack() as stack:
         ready = stack.enter_context(prepared(request.cache))
-        machine = Machine(ready.vmlinux, ready.layer, place, processors=os.cpu_count() or 1)
-        machine.out.mkdir()
-        copy_checkout(request.root, machine.tree)
+        machines = [
+            Machine(ready.vmlinux, ready.layer, place, number, processors=processors)
+            for number in range(guests)
+        ]
+        first = machines[0]
+        first.out.mkdir()
+        copy_checkout(request.root, first.tree)
         busybox = ready.layer / "usr/bin/busybox"
-        machine.initrd.write_bytes(initrd.build(ready.modules, busybox))
-        accelerator = pick_accelerator(machine, request.cache / "accel", os.environ)
-        machine.make_disks()
-        write_job(machine.out)
-        ended = machine.boot(accelerator, request.limit)
-        status = _status(machine.out)
-        if status is None:
+        first.initrd.write_bytes(initrd.build(ready.modules, busybox))
+        accelerator = pick_accelerator(first, request.cache / "accel", os.environ)
+        for machine in machines:
+            machine.make_disks()
+        write_job(first.out)
+        ended = run_machines(machines, accelerator, request.limit)
+        silent = [machine for machine in machines if not machine.status.exists()]
+        for machine in silent:
             why = "ended without an answer" if ended else f"took more than {request.limit} s"
-            print(f"test-vm: the guest {why}; its kernel said at the end:", file=sys.stderr)
-            print(*_tail(machine.out / "kernel.log"), sep="\n", file=sys.stderr)
+            told = f"test-vm: guest {machine.number} {why}; its kernel said at the end:"
+            print(told, *_tail(machine.kernel_log), sep="\n", file=sys.stderr)
         try:
-            yield machine.out, status
+            yield first.out, not silent
         finally:
             clear(request.results)
-            shutil.copytree(machine.out, request.results)
+            shutil.copytree(first.out, request.results)
 
 
 def clear(results: Path) -> None:
@@ -147,13 +165,6 @@ def copy_checkout(root: Path, tree: Path) -> None:
     for above in root.parents[:-1]:
         shutil.copystat(above, tree / above.relative_to("/"))
     shutil.copytree(root, copy, symlinks=True, ignore=_NOT_COPIED)
-
-
-def _status(out: Path) -> int | None:
-    try:
-        return int((out / "status").read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _tail(file: Path, lines: int = 20) -> Sequence[str]:

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.features import missing
 from tests.vm import batches
 from tests.vm.batches import Batch
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_a_batch_is_a_file() -> None:
+def test_a_batch_is_a_file_and_the_longest_come_first() -> None:
     found = batches.split(
-        ["tests/a/test_x.py::one", "tests/test_y.py::two", "tests/a/test_x.py::three[a::b]"]
+        ["tests/test_y.py::two", "tests/a/test_x.py::one", "tests/a/test_x.py::three[a::b]"]
     )
     assert found == [
-        Batch("01-a-test_x", ("tests/a/test_x.py::one", "tests/a/test_x.py::three[a::b]")),
-        Batch("02-test_y", ("tests/test_y.py::two",)),
+        Batch("02-a-test_x", ("tests/a/test_x.py::one", "tests/a/test_x.py::three[a::b]")),
+        Batch("01-test_y", ("tests/test_y.py::two",)),
     ]
     assert found[0].limit > found[1].limit
 
@@ -34,7 +35,7 @@ def test_the_limit_of_a_batch_has_a_limit() -> None:
     [
         ("-k dm -x", "-k dm -x"),
         ("tests/vm -x", "-x"),
-        ("tests/vm/test_batches.py::test_a_batch_is_a_file -vv", "-vv"),
+        ("tests/vm/test_batches.py::test_collecting -vv", "-vv"),
         ("-k tests", "-k tests"),  # a word, although there is a directory of that name
         ("-k tests tests", "-k tests"),
     ],
@@ -56,7 +57,7 @@ def test_the_script_for_the_guest(tmp_path: Path, early: bool) -> None:
     )
     assert (tmp_path / "01-one.tests").read_text() == "tests/a.py::b[it's]\n"
     # as guest.sh does, with a `batch` that only tells its arguments, and fails
-    script = 'batch() { printf "<%s>" "$@"; false; }; cd() { :; }; run() { . "$0"; }; run'
+    script = 'batch() { printf "<%s>" "$@"; false; }; cd() { :; }; touch() { :; }; . "$0"'
     told = subprocess.run(
         ["bash", "-c", script, tmp_path / "job"], capture_output=True, text=True, check=False
     ).stdout
@@ -79,6 +80,22 @@ def test_collecting(tmp_path: Path) -> None:
     found = batches.collect(Path(sys.executable), ROOT, arguments, tmp_path / "ids")
     assert isinstance(found, list)
     assert [test.rpartition("::")[2] for test in found] == ["test_one"]
+
+
+def test_collecting_what_this_machine_lacks(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.kernel('disks')\n"
+        "def test_one(): pass\n"
+        "@pytest.mark.kernel('parted')\n"
+        "def test_two(): pass\n"
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = kernel: test\n")
+    arguments = ("-c", str(tmp_path / "pytest.ini"), str(tmp_path))
+    found = batches.collect(Path(sys.executable), ROOT, arguments, tmp_path / "ids", lacking=True)
+    assert isinstance(found, list)
+    here = [] if missing("parted") is None else ["test_two"]
+    assert [test.rpartition("::")[2] for test in found] == ["test_one", *here]
 
 
 def test_collecting_tells_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

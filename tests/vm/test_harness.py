@@ -23,12 +23,14 @@ HERE = Path(__file__).parent
 
 
 def test_what_stands_after_the_dashes_is_for_pytest() -> None:
-    options, others = parse(["--timeout", "60", "--", "-k", "dm", "--", "-x"])
-    assert options.timeout == 60
+    options, others = parse(["--timeout", "600", "--", "-k", "dm", "--", "-x"])
+    assert options.timeout == 600
     assert others == ("-k", "dm", "--", "-x")
 
 
-@pytest.mark.parametrize("words", [["--timeout", "0"], ["--command"], ["-k", "dm"]])
+@pytest.mark.parametrize(
+    "words", [["--timeout", "60"], ["--guests", "0"], ["--command"], ["-k", "dm"]]
+)
 def test_wrong_arguments(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(words)
