@@ -8,3 +8,7 @@ BUILTIN = {
     "logical": "storaged.backends.logical:Logical",
     "iscsi": "storaged.backends.iscsi:Iscsi",
 }
+
+#: Directories in which a pool type notes what it changes on this host beside its pools. An engine
+#: that finds anything there at its opening calls `storaged.backend.Backend.recover`.
+NOTES = {"iscsi": ("/etc/iscsi/storaged", "/var/lib/iscsi/storaged")}

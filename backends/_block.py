@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from storaged import imagelock
 from storaged.backend import Durability, Sink, Source, Transfers
 from storaged.backends._blockclone import ClonesToBlock as ClonesToBlock
+from storaged.backends._blockholder import require_unwritten
 from storaged.backends._blocklook import with_image as with_image
 from storaged.backends._blockopen import DeviceHandle
 from storaged.backends._blockopen import device_stamp as device_stamp
@@ -45,17 +46,20 @@ class BlockVolumes(WipesDevices, Transfers):
         """Open a volume as a guest sees it: raw, unless the caller says otherwise.
 
         What a guest wrote into its disk is never taken for an image by itself; and one that names
-        other files is refused.
+        other files is refused. QEMU's writers are kept out until it is closed.
+
+        :raise VolumeBusy: somebody may write to it: what is read would be torn.
         """
         kind = format or volume.format or "raw"
         fd = self.open_device(volume)
         with ExitStack() as opened:
             opened.callback(os.close, fd)
-            if kind in ("raw", "iso", "none", "unknown"):
-                opened.pop_all()
-                return DeviceHandle(fd)
             locks = opened.enter_context(ExitStack())
             locks.enter_context(imagelock.hold(fd, volume.name, writing=False))
+            require_unwritten(os.fstat(fd).st_rdev, volume.name)
+            if kind in ("raw", "iso", "none", "unknown"):
+                opened.pop_all()
+                return DeviceHandle(fd, locks=locks)
             path = self.device_path(volume)
             with (
                 format_errors(volume.name),
@@ -73,7 +77,7 @@ class BlockVolumes(WipesDevices, Transfers):
             stack.callback(os.close, fd)
             # as in libvirt, several uploads to one volume may be open
             stack.enter_context(imagelock.hold(fd, volume.name, alone=False))
-            device = DeviceHandle(fd, owned=False)
+            device = DeviceHandle(fd, owned=False, discard_unit=self.discard_unit(volume))
             end = min(device.size(), offset + length) if length else device.size()
             return DescriptorSink(stack.pop_all(), device, offset, end, durable=durable, where=path)
 

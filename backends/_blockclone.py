@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from storaged.backend import (
     PLAIN_CLONE,
@@ -19,14 +20,54 @@ from storaged.backends import _plan
 from storaged.backends._blockopen import DeviceHandle, OpensDevices, locked_block, open_block
 from storaged.backends._clone import check_locked, check_same, sharing_errors
 from storaged.backends._image import check_sound, format_errors
-from storaged.errors import ConfigUnsupported, OperationUnsupported, Unsupported, system_errors
-from storaged.formats.handle import Handle
+from storaged.errors import (
+    ConfigUnsupported,
+    NoSpace,
+    OperationUnsupported,
+    Unsupported,
+    system_errors,
+)
+from storaged.formats.handle import Bytes, Handle
+from storaged.formats.luks_create import longest_header
 from storaged.formats.raw_writer import RawWriter
 from storaged.job import Job
 from storaged.model import VolumeDef, VolumeRecord, VolumeType
+from storaged.units import format_size
 
-#: Space for the header of an encrypted volume, as libvirt adds it to an LV: 2 MiB.
-HEADER_ROOM = 2 << 20
+#: Space for the header of an encrypted volume. Libvirt adds 2 MiB to an LV, which is a little more:
+#: in whole extents mostly the same, but a clone would not fit into as many as its source has.
+HEADER_ROOM: Final = longest_header()
+#: After so many extents of a source a cancel is looked for.
+_MANY = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """Where a new device that reads as zeros takes its space from, as it is written to.
+
+    :param name: of the supply, in words.
+    :param room: bytes that there are; others may take of them too.
+    :param unit: bytes that are taken at a time.
+    :param blank: whether the rest of a unit reads as zeros once a part of it was written.
+    :param discards: whether units that are discarded read as zeros.
+    """
+
+    name: str
+    room: int
+    unit: int
+    blank: bool = True
+    discards: bool = False
+
+    def require(self, volume: str, wanted: int) -> None:
+        """Refuse to take more than there is.
+
+        :raise NoSpace: naming both.
+        """
+        if wanted > self.room:
+            raise NoSpace(
+                f"Not enough space left in storage pool: volume '{volume}' takes at least"
+                f" {format_size(wanted)}, and {self.name} has {format_size(self.room)}"
+            )
 
 
 class ClonesToBlock(OpensDevices, ClonesVolumes):
@@ -90,6 +131,7 @@ class ClonesToBlock(OpensDevices, ClonesVolumes):
         options: CloneOptions = PLAIN_CLONE,
         *,
         reflink: bool = False,
+        supply: Supply | None = None,
     ) -> None:
         """Write the content of *source* to a new device; what lies behind it reads as zeros then.
 
@@ -97,6 +139,8 @@ class ClonesToBlock(OpensDevices, ClonesVolumes):
 
         :param path: of the device, which nobody else may have in use.
         :param reflink: refused: devices share nothing.
+        :param supply: None: the device has all of its space, and may hold old data.
+        :raise NoSpace: more would have to be taken from *supply* than it has.
         :raise StorageError: the source cannot be read, or the device is too short or fails.
         """
         from storaged.backends import _content
@@ -109,7 +153,7 @@ class ClonesToBlock(OpensDevices, ClonesVolumes):
             locked_block(open_block(path, volume.name, writable=True), volume.name) as device,
         ):
             check_same(source)
-            self._fill(device, volume, disk, job, options, reflink=reflink)
+            self._fill(device, volume, disk, source, job, options, reflink, supply)
             if (options.durability or self.host.durability) is Durability.FULL:
                 device.flush()
 
@@ -136,27 +180,78 @@ class ClonesToBlock(OpensDevices, ClonesVolumes):
         device: DeviceHandle,
         volume: VolumeDef,
         disk: Handle,
+        source: ImageSource,
         job: Job[Any],
         options: CloneOptions,
-        *,
         reflink: bool,
+        supply: Supply | None,
     ) -> None:
         from storaged.backends import _content
         from storaged.formats import convert
 
         target: Handle = device
+        blank = False
         if volume.encryption is not None and options.secret is not None:
+            if supply is not None:
+                supply.require(volume.name, device.size())
             # The rest of the device is the guest's too.
             target = _content.create_container(device, replace(volume, capacity=0), options.secret)
+        elif supply is not None:
+            blank = supply.blank
+            if not (blank or supply.discards):
+                supply.require(volume.name, device.size())
+            elif source.record.type is not VolumeType.BLOCK:  # which does not tell its holes
+                supply.require(volume.name, _taken(disk, supply.unit, job))
+            target = _Rationed(device.descriptor, volume.name, supply)
         if target.size() < disk.size():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         convert.convert(
             disk,
-            RawWriter(target, target.size(), zeroed=False),
+            RawWriter(target, target.size(), zeroed=blank),
             size=target.size(),
             sharing=convert.Sharing.REQUIRED if reflink else convert.Sharing.AUTO,
             checkpoint=job.checkpoint,
         )
+
+
+class _Rationed(DeviceHandle):
+    """A device that is written to in order, and that takes no more than its supply has."""
+
+    def __init__(self, fd: int, name: str, supply: Supply) -> None:
+        super().__init__(fd, owned=False, discard_unit=supply.unit if supply.discards else 0)
+        self._name = name
+        self._supply = supply
+        #: units that were taken, and the number behind the last of them
+        self._count = self._end = 0
+
+    def pwrite(self, data: Bytes, offset: int) -> None:
+        self._take(offset, memoryview(data).nbytes)
+        super().pwrite(data, offset)
+
+    def pwritev(self, parts: Sequence[Bytes], offset: int) -> None:
+        self._take(offset, sum(memoryview(part).nbytes for part in parts))
+        super().pwritev(parts, offset)
+
+    def _take(self, offset: int, length: int) -> None:
+        unit = self._supply.unit
+        end = -(-(offset + length) // unit)
+        if end > self._end:
+            self._count += end - max(offset // unit, self._end)
+            self._end = end
+            self._supply.require(self._name, self._count * unit)
+
+
+def _taken(disk: Handle, unit: int, job: Job[Any]) -> int:
+    """Return how many bytes the data of a disk take where whole units are taken."""
+    count = reached = 0
+    for number, extent in enumerate(disk.map(0, disk.size())):
+        if number % _MANY == 0:
+            job.checkpoint()
+        end = -(-(extent.offset + extent.length) // unit)
+        if extent.data and end > reached:
+            count += end - max(extent.offset // unit, reached)
+            reached = end
+    return count * unit
 
 
 def _least(source: VolumeRecord, options: CloneOptions) -> int:

@@ -37,11 +37,13 @@ class Use:
 
     :param name: the mount point, or the device that it is a part of; "" for swap.
     :param mapped: *name* is device-mapper's.
+    :param writing: whether it writes to the device, as far as can be told.
     """
 
     kind: UseKind
     name: str
     mapped: bool = False
+    writing: bool = True
 
 
 def holders(rdev: int) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ def _mounted(rdev: int) -> Iterator[Use]:
         if mount.device == _numbers(rdev) or (
             mount.source.startswith("/dev/") and _is(mount.source, rdev)
         ):
-            yield Use(UseKind.MOUNTED, mount.point)
+            yield Use(UseKind.MOUNTED, mount.point, writing=not mount.read_only)
 
 
 def _swapped(rdev: int) -> Iterator[Use]:
@@ -122,7 +124,18 @@ def _built_on(rdev: int) -> Iterator[Use]:
             name = None
             with suppress(OSError):
                 name = (entry / "dm/name").read_text().strip()
-            yield Use(UseKind.PART, name or entry.name, mapped=name is not None)
+            # what it writes comes from those that have it in turn
+            yield Use(UseKind.PART, name or entry.name, mapped=name is not None, writing=False)
+
+
+def _stack(rdev: int) -> Iterator[int]:
+    """Yield a device, its partitions, and what is built on them, and on that."""
+    for part in _parts(rdev):
+        yield part
+        with suppress(OSError, ValueError):
+            for entry in (_SYS / _numbers(part) / "holders").iterdir():
+                major, _, minor = (entry / "dev").read_text().strip().partition(":")
+                yield from _stack(os.makedev(int(major), int(minor)))
 
 
 def _is(path: str, rdev: int) -> bool:
@@ -153,6 +166,22 @@ def lasting_writers(rdev: int) -> list[str]:
         time.sleep(MOMENT)
         users = writers(rdev)
     return users
+
+
+def require_unwritten(rdev: int, name: str) -> None:
+    """Refuse to copy a device that changes meanwhile.
+
+    :param rdev: number of the device.
+    :param name: of the volume, for the message.
+    :raise VolumeBusy: a file system on it is mounted for writing, or a program writes to it.
+    """
+    words = [_in_words(use) for above in _stack(rdev) for use in uses(above) if use.writing]
+    words += [f"open by {user}" for user in lasting_writers(rdev)] if not words else []
+    if words:
+        raise VolumeBusy(
+            f"volume '{name}' is still in use.",
+            advice=f"Its device is {'; '.join(words[:3])}. End that first, or copy a snapshot.",
+        )
 
 
 def is_ours(rdev: int) -> bool:

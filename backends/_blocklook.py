@@ -107,7 +107,13 @@ class LooksAtDevices(OpensDevices, LooksAtVolumes):
 
 
 def with_image(found: VolumeRecord, known: VolumeRecord | None) -> VolumeRecord:
-    """Return what a scan found, with the encryption that a look at the same device told before."""
-    if known is None or known.image is None or known.stamp != found.stamp or not found.stamp:
+    """Return what a scan found, with the encryption that a look at the same device told before.
+
+    Where the scan does not tell the device's number, it is known by key and size.
+    """
+    if known is None or known.image is None:
         return found
-    return replace(found, image=known.image)
+    same = known.stamp == found.stamp
+    if not found.stamp:
+        same = found.key is not None and (known.key, known.capacity) == (found.key, found.capacity)
+    return replace(found, image=known.image) if same else found

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from storaged import imagelock
 from storaged.backend import Backend
@@ -58,14 +59,33 @@ def size_of(rdev: int) -> int | None:
         return None
 
 
+def discard_unit_of(rdev: int) -> int:
+    """Return how many bytes a device discards at least, and aligned to them; 0 if it cannot."""
+    try:
+        path = f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/queue"
+        if not int(Path(path, "discard_max_bytes").read_text()):
+            return 0
+        return int(Path(path, "discard_granularity").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
 class DeviceHandle(FileHandle):
     """An open block device. What comes to its end too early is an error: it was pulled.
 
     :param locks: closed before the descriptor.
+    :param discard_unit: see `FileHandle`.
     """
 
-    def __init__(self, fd: int, *, owned: bool = True, locks: ExitStack | None = None) -> None:
-        super().__init__(fd, owned=owned)
+    def __init__(
+        self,
+        fd: int,
+        *,
+        owned: bool = True,
+        locks: ExitStack | None = None,
+        discard_unit: int = 0,
+    ) -> None:
+        super().__init__(fd, owned=owned, discard_unit=discard_unit)
         self._locks = locks
         self._length = self.size()
 
@@ -136,6 +156,13 @@ class OpensDevices(Backend):
         """
         known = device_of_stamp(volume.stamp)
         return known is None or known[0] == rdev
+
+    def discard_unit(self, volume: VolumeRecord) -> int:
+        """Return of how many bytes the units are that read as zeros once they were discarded.
+
+        0 where nobody promises that; a type whose volumes are thin overrides this.
+        """
+        return 0
 
     def device_path(self, volume: VolumeRecord) -> str:
         """Return the path of a volume's device."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from storaged.backend import Builds
 from storaged.backends._plan import no_nocow
-from storaged.backends._rights import OWN, Entries, made_by
+from storaged.backends._rights import Entries, made_by
 from storaged.backends._target import TargetDirectory
 from storaged.errors import InvalidArgument, OperationInvalid, SystemFailure, system_errors
 from storaged.formats import syscalls
@@ -33,7 +34,10 @@ class BuildsDirectory(TargetDirectory, Builds):
             raise OperationInvalid(
                 f"No source device specified when formatting pool '{self.definition.name}'"
             )
-        self.make_directory()
+        try:
+            self.make_directory()
+        finally:
+            self.rights.close()
 
     def delete_target(self, job: Job[Any]) -> None:
         try:
@@ -44,6 +48,8 @@ class BuildsDirectory(TargetDirectory, Builds):
                 err.errno or errno.EIO,
                 advice=_why_not(err.errno, self.target),
             ) from err
+        finally:
+            self.rights.close()
 
     def _remove_target(self) -> None:
         try:
@@ -92,7 +98,12 @@ class BuildsDirectory(TargetDirectory, Builds):
                 return self.rights.open_refused(refusal, parent, name, flags), maker
 
     def _set_permissions(self, directory: int, maker: Entries | None) -> None:
-        entries = maker or OWN
+        def change(work: Callable[[Entries], None]) -> None:
+            if maker is None:
+                self.rights.change(directory, work)
+            else:
+                work(maker)
+
         wanted = self.definition.permissions
         status = os.fstat(directory)
         owner = -1 if wanted.owner is None else wanted.owner
@@ -100,11 +111,11 @@ class BuildsDirectory(TargetDirectory, Builds):
         differs = owner not in (-1, status.st_uid) or group not in (-1, status.st_gid)
         if differs and not self.host.session:
             with system_errors(f"cannot chown '{self.target}' to ({owner}, {group})"):
-                entries.chown(directory, owner, group)
+                change(lambda entries: entries.chown(directory, owner, group))
         mode = DEFAULT_MODE if maker and wanted.mode is None else wanted.mode
         if mode is not None and mode != stat.S_IMODE(status.st_mode):
             with system_errors(f"cannot set mode of '{self.target}' to {mode:04o}"):
-                entries.chmod(directory, mode)
+                change(lambda entries: entries.chmod(directory, mode))
 
     def _control_cow(self, directory: int) -> None:
         """Turn copy on write off, by default too: it fragments images. On as the pool asks."""

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -27,22 +28,30 @@ class DeletesFiles(OpensImages, DeletesVolumes):
         path = self.path_of(volume.name)
         with self.opened_target() as directory:
             try:
-                if volume.type is not VolumeType.FILE and _is_link(directory, volume.name):
-                    self.rights.unlink(directory, volume.name)
-                elif volume.type is VolumeType.PLOOP and self._is_ploop(directory, volume.name):
-                    shutil.rmtree(volume.name, dir_fd=directory)
-                elif volume.type in (VolumeType.DIR, VolumeType.PLOOP):
-                    self._remove_directory(directory, volume.name)
-                else:
-                    if not force:
-                        _check_unused(directory, volume.name, self.rights)
-                    self.rights.unlink(directory, volume.name)
+                remove = self._way(directory, volume, force=force)
+                # by now the pool may have been stopped by force, and the name be another volume's
+                job.checkpoint()
+                remove(directory, volume.name)
             except FileNotFoundError:
                 return
             except OSError as err:
                 raise SystemFailure(f"cannot unlink file '{path}'", err.errno or errno.EIO) from err
             with system_errors(f"cannot sync directory '{self.target}'"):
                 self.sync(directory)
+
+    def _way(
+        self, directory: int, volume: VolumeRecord, *, force: bool
+    ) -> Callable[[int, str], None]:
+        """Return what removes a volume, given the open directory and the name."""
+        if volume.type is not VolumeType.FILE and _is_link(directory, volume.name):
+            return self.rights.unlink
+        if volume.type is VolumeType.PLOOP and self._is_ploop(directory, volume.name):
+            return _remove_tree
+        if volume.type in (VolumeType.DIR, VolumeType.PLOOP):
+            return self._remove_directory
+        if not force:
+            _check_unused(directory, volume.name, self.rights)
+        return self.rights.unlink
 
     def _is_ploop(self, directory: int, name: str) -> bool:
         """Tell whether it still is one: another directory of that name may hold anything."""
@@ -69,9 +78,13 @@ def _is_link(directory: int, name: str) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
 
 
+def _remove_tree(directory: int, name: str) -> None:
+    shutil.rmtree(name, dir_fd=directory)
+
+
 def _check_unused(directory: int, name: str, rights: Rights) -> None:
-    """Refuse a file that a virtual machine has open; one that cannot be read is not looked at."""
-    with suppress(OSError):
+    """Refuse a file that a virtual machine has open; one that we may not read is not looked at."""
+    with suppress(FileNotFoundError, PermissionError):
         try:
             fd = os.open(name, OPEN_FLAGS, dir_fd=directory)
         except PermissionError as refusal:

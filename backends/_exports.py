@@ -6,10 +6,11 @@ Source: libvirt's behaviour for the discovery of netfs sources.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from storaged import tool
 from storaged.errors import MissingProgram, OperationFailed, StorageError, XMLError
+from storaged.job import Job
 from storaged.model import PoolSource, SourceHost
 from storaged.xmlread import read
 
@@ -18,19 +19,22 @@ _TIMEOUT: Final = 10.0
 _EXPORT: Final = re.compile(r"(/|/.*\S) +\S+")
 
 
-def find_exports(host: SourceHost) -> tuple[PoolSource, ...]:
+def find_exports(host: SourceHost, job: Job[Any]) -> tuple[PoolSource, ...]:
     """Return the exports of an NFS server, and the volumes of a Gluster server.
 
+    :raise Cancelled: *job* was cancelled.
     :raise OperationFailed: neither of the two answers; the advice says what showmount said.
     """
     failure: StorageError | None = None
     found: list[PoolSource] = []
     try:
         argv = ["showmount", "--no-headers", "--exports", host.name]
-        found += parse_exports(tool.run(argv, timeout=_TIMEOUT).text, host)
+        found += parse_exports(tool.run(argv, timeout=_TIMEOUT, job=job).text, host)
     except StorageError as err:
         failure = err
-    found += _gluster_volumes(host)
+    job.checkpoint()
+    found += _gluster_volumes(host, job)
+    job.checkpoint()
     if failure is not None and not found:
         raise OperationFailed(
             f"no storage pools were found on host '{host.name}'",
@@ -59,11 +63,11 @@ def parse_volumes(text: str, host: SourceHost) -> list[PoolSource]:
     return [PoolSource(hosts=(host,), dir=name, format="glusterfs") for name in names if name]
 
 
-def _gluster_volumes(host: SourceHost) -> list[PoolSource]:
+def _gluster_volumes(host: SourceHost, job: Job[Any]) -> list[PoolSource]:
     """As libvirt without a word if there is no such tool, or no such server."""
     argv = ["gluster", "--xml", "--log-file=/dev/null", "volume", "info", "all"]
     try:
-        done = tool.run([*argv, f"--remote-host={host.name}"], timeout=_TIMEOUT)
+        done = tool.run([*argv, f"--remote-host={host.name}"], timeout=_TIMEOUT, job=job)
         return parse_volumes(done.text, host)
     except (StorageError, XMLError):
         return []

@@ -6,23 +6,20 @@ Source: the manual page of iscsiadm 2.1 and the meaning of its exit statuses the
 from __future__ import annotations
 
 import shlex
-import socket
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final
 
 from storaged import tool
-from storaged.backends._iscsinode import Node
 from storaged.backends._iscsiportal import Portal, parse_discovery
+from storaged.backends._iscsireach import reach
 from storaged.backends._iscsisession import DEFAULT
 from storaged.errors import AccessDenied, InternalError, OperationFailed, StorageError, Timeout
 from storaged.job import Job
 
-#: How long a portal may take to accept a connection, in seconds.
-CONNECT: Final = 5.0
 #: How long iscsiadm may take for what it does alone, in seconds.
-_LOCAL: Final = 35.0  # it waits 30 s for others of its kind
+LOCAL: Final = 35.0  # it waits 30 s for others of its kind
 #: iscsiadm reads the records of all targets to find one, and fails if another one is removed
 #: meanwhile, as after each login of ours: so often it is asked again.
 _TRIES: Final = 5
@@ -74,28 +71,6 @@ _NO_ANSWER: Final = frozenset(
 )
 
 
-def reach(portal: Portal) -> None:
-    """See that something listens at a portal: iscsiadm itself tries a dead one for minutes.
-
-    :raise Timeout: it does not answer within `CONNECT` seconds.
-    :raise OperationFailed: there is no such host, or nobody listens.
-    """
-    advice = (
-        f"Is the target's server up, and its port open? Try: nc -vz {portal.host} {portal.port}"
-    )
-    try:
-        socket.create_connection((portal.host, portal.port), CONNECT).close()
-    except TimeoutError as err:
-        raise Timeout(
-            f"iSCSI portal {portal.address} does not answer within {CONNECT:g} s", advice=advice
-        ) from err
-    except (OSError, UnicodeError) as err:
-        why = err.strerror if isinstance(err, OSError) else "the name is malformed"
-        raise OperationFailed(
-            f"iSCSI portal {portal.address} cannot be reached: {why}", advice=advice
-        ) from err
-
-
 def discover(
     portal: Portal,
     interface: str | None = None,
@@ -109,7 +84,7 @@ def discover(
     :param timeout: how long the portal may take to answer, in seconds.
     :raise StorageError: it does not answer, or refuses.
     """
-    reach(portal)
+    reach(portal, job)
     words = ["--type", "sendtargets", "--portal", str(portal), "--op", "nonpersistent"]
     if interface is not None:
         words += ["--interface", interface]
@@ -119,16 +94,16 @@ def discover(
 
 def new_node(target: str, portal: Portal, interface: str, job: Job[Any] | None = None) -> None:
     """Have iscsiadm make a record with the values of its configuration."""
-    _run("node", [*_of(target, portal, interface), "--op", "new"], _LOCAL, job, changes=True)
+    _run("node", [*_of(target, portal, interface), "--op", "new"], LOCAL, job, changes=True)
 
 
-def login(node: Node, job: Job[Any] | None = None) -> None:
+def login(target: str, portal: Portal, interface: str, job: Job[Any] | None = None) -> None:
     """Log in as a record says. Somebody who was faster is no error.
 
     :raise AccessDenied: the target wants other credentials.
     :raise StorageError: it does not answer, or refuses; or iscsid does.
     """
-    words = [*_of(node.target, node.portal, node.interface), "--login"]
+    words = [*_of(target, portal, interface), "--login"]
     done = (Status.OK, Status.SESSION_EXISTS)
     for _ in range(_TRIES):
         output = _run("node", words, _REMOTE, job, (*done, Status.DATABASE), changes=True)
@@ -148,26 +123,13 @@ def rescan(session: int, job: Job[Any] | None = None) -> None:
     _run("session", ["-r", str(session), "-R"], _REMOTE, job)
 
 
-def interfaces(job: Job[Any] | None = None) -> tuple[tuple[str, str], ...]:
-    """Return the name of each interface, and the initiator it stands for, "" for the host's."""
-    output = _run("iface", [], _LOCAL, job, (Status.OK, Status.NOTHING_FOUND))
-    found = []
-    for line in output.text.splitlines():
-        name, _, fields = line.partition(" ")
-        parts = fields.split(",")
-        if name and len(parts) >= 5:
-            initiator = parts[-1].strip()
-            found.append((name, "" if initiator == "<empty>" else initiator))
-    return tuple(found)
-
-
 def new_interface(name: str, initiator: str, job: Job[Any] | None = None) -> None:
     """Make an interface for an initiator; one that could not be finished is removed again."""
     words = ["--interface", name]
-    _run("iface", [*words, "--op", "new"], _LOCAL, job, changes=True)
+    _run("iface", [*words, "--op", "new"], LOCAL, job, changes=True)
     value = ["--name", "iface.initiatorname", "--value", initiator]
     try:
-        _run("iface", [*words, "--op", "update", *value], _LOCAL, job, changes=True)
+        _run("iface", [*words, "--op", "update", *value], LOCAL, job, changes=True)
     except StorageError as err:
         try:
             delete_interface(name)
@@ -179,7 +141,7 @@ def new_interface(name: str, initiator: str, job: Job[Any] | None = None) -> Non
 def delete_interface(name: str, job: Job[Any] | None = None) -> None:
     """Remove an interface and the records for it; one that is gone is no error."""
     words = ["--interface", name, "--op", "delete"]
-    _run("iface", words, _LOCAL, job, (Status.OK, Status.NOTHING_FOUND), changes=True)
+    _run("iface", words, LOCAL, job, (Status.OK, Status.NOTHING_FOUND), changes=True)
 
 
 def _of(target: str, portal: Portal, interface: str | None) -> list[str]:

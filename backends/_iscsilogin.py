@@ -6,18 +6,26 @@ a record that was there is as it was; and no password stays in any.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from storaged import tool
 from storaged.backends import _iscsiadm as iscsiadm
 from storaged.backends._iscsiface import release_interface, settle_interface
-from storaged.backends._iscsinode import Node, alone, find_node, own_initiator
+from storaged.backends._iscsiloan import LONG, Loan, alone, new_loan, read_loans
+from storaged.backends._iscsinode import find_node, interface_of, own_initiator
 from storaged.backends._iscsiportal import Portal
+from storaged.backends._iscsireach import reach
 from storaged.backends._iscsisession import Session, matching, read_session, read_sessions
-from storaged.errors import InternalError, OperationFailed, StorageError, Timeout
+from storaged.errors import (
+    Cancelled,
+    CommandTimeout,
+    InternalError,
+    OperationFailed,
+    StorageError,
+    Timeout,
+)
 from storaged.job import Job
 
 #: How long I/O waits for a target that has gone, in seconds, before it fails: the default of two
@@ -65,69 +73,73 @@ class Login:
         return matching(sessions, self.target, self.portal, initiator, own=own)
 
     def log_in(self, credentials: Credentials | None, job: Job[Any]) -> Session:
-        """Make the session.
+        """Make the session. Call `conclude` when it is kept that it is ours.
 
-        :raise StorageError: it cannot be made; nothing of it is left.
+        :raise StorageError: it cannot be made; nothing of it is left. What comes of a login that
+            was given up is ours when the next one finds it.
         """
         self._require_initiator()
-        iscsiadm.reach(self.portal)
-        before = {session.id for session in read_sessions()}
-        node = self._node(job)
+        reach(self.portal, job)
         try:
-            self._try(node, credentials, job)
+            self._try(_values(credentials), job)
+            job.checkpoint()  # iscsiadm is not stopped half-way by a cancel
+            found = self.session()
+            if found is None:
+                raise InternalError(
+                    f"iscsiadm has logged in to {self.target}, but there is no session"
+                )
         except BaseException as err:
-            self._undo(node.interface, before, err)
+            self._undo(err)
             raise
-        found = self.session() or self._redirected(node.interface, before)
-        if found is None:
-            raise InternalError(f"iscsiadm has logged in to {self.target}, but there is no session")
         return found
 
-    def _redirected(self, interface: str, before: Collection[int]) -> Session | None:
-        """Return the session of a login that the target has sent to another portal."""
-        for session in read_sessions():
-            alike = (session.target, session.interface) == (self.target, interface)
-            if alike and session.id not in before:
-                return session
-        return None
+    def is_left(self, session: Session) -> bool:
+        """Tell whether a session comes of a login of ours that nobody has come back from."""
+        return any(loan.is_of(session) for loan in self._loans())
 
-    def recover(self, interface: str, job: Job[Any]) -> bool:
-        """Finish a login that somebody was killed in; tell whether there was one.
+    def is_open(self) -> bool:
+        """Tell whether a login was begun that nobody has come back from."""
+        return bool(self._loans())
 
-        :param interface: that of the session which is there.
-        """
-        with alone(job):
-            node = find_node(self.target, self.portal, interface)
-            if node is None or not node.is_lent:
-                return False
-            node.settle()
-        return True
+    def conclude(self) -> None:
+        """Forget how the session was made, because somebody has kept that it is ours."""
+        for loan in self._loans():
+            loan.end()
 
     def clear(self, interface: str | None, job: Job[Any] | None = None) -> None:
-        """Remove the interface of a session that has ended, if it was made for such.
+        """Remove what was made for a session that has ended.
 
         :param interface: that of the session, None if it is not known.
         """
         with alone(job):
-            interface = interface or self._known_interface()
+            self.conclude()
+            if interface is None and self.initiator is not None:
+                interface = interface_of(self.initiator)
             if interface is not None:
-                release_interface(interface, job)
+                release_interface(interface)
 
-    def _undo(self, interface: str, before: Collection[int], err: BaseException) -> None:
+    def _loans(self) -> list[Loan]:
+        """Return the loans of this login, but those of another engine that is at it."""
+        wanted = (self.target, self.portal, self.initiator)
+        loans = (loan for loan in read_loans() if loan.is_for(*wanted))
+        return [loan for loan in loans if loan.is_mine or loan.is_abandoned]
+
+    def _undo(self, err: BaseException) -> None:
         """Remove what a login that failed, or was cancelled, has made nevertheless."""
+        goes_on = not isinstance(err, StorageError) or isinstance(err, (Cancelled, CommandTimeout))
         try:
             session = self.session()
-            if session is not None and session.id not in before:
+            if session is not None and any(loan.is_of(session) for loan in self._loans()):
                 iscsiadm.logout(session.id)
-            self.clear(interface)
+                goes_on = False
+            if goes_on:  # without us, in iscsid
+                with alone(None, patience=LONG):
+                    for loan in self._loans():
+                        loan.give_up()
+            else:
+                self.clear(None)
         except StorageError as left:
             err.add_note(f"what the login has made is left: {left.message}")
-
-    def _known_interface(self) -> str | None:
-        if self.initiator is None:
-            return settle_interface(None)
-        found = (name for name, iqn in iscsiadm.interfaces() if iqn == self.initiator)
-        return next(found, None)
 
     def _require_initiator(self) -> None:
         tool.find("iscsiadm")  # without it there is no name either
@@ -138,43 +150,37 @@ class Login:
                 "> /etc/iscsi/initiatorname.iscsi; systemctl restart iscsid",
             )
 
-    def _node(self, job: Job[Any], group: int | None = None) -> Node:
-        """Return the record to log in with, made if there is none."""
+    def _borrow(self, values: Mapping[str, str], job: Job[Any], group: int | None = None) -> Loan:
+        """Return a record to log in with, made if there is none, that holds *values*."""
+        before = [session.id for session in read_sessions()]
         with alone(job):
             interface = settle_interface(self.initiator, job)
             portal = self.portal if group is None else self.portal.in_group(group)
             node = find_node(self.target, portal, interface)
-            if node is not None:
-                return node
-            try:
-                iscsiadm.new_node(self.target, portal, interface, job)
-                node = find_node(self.target, portal, interface)
-                if node is None:
-                    raise InternalError(f"iscsiadm has made no record of {self.target}")
-                node.lend({}, made=True)
-            except BaseException:
-                with suppress(StorageError):
-                    release_interface(interface)
-                raise
-            return node
+            where = (self.target, portal if node is None else node.portal)
+            loan = new_loan(*where, self.initiator, interface, before, made=node is None)
+            if node is None:
+                iscsiadm.new_node(*where, interface, job)
+            return loan.lend(values)
 
-    def _try(self, node: Node, credentials: Credentials | None, job: Job[Any]) -> None:
-        made = node.is_lent
+    def _try(self, values: Mapping[str, str], job: Job[Any]) -> None:
+        loan = self._borrow(values, job)
         try:
-            _log_in(node, credentials, job)
+            _log_in(loan, job)
         except (OperationFailed, Timeout) as err:  # some targets hang up where others refuse
-            offered = self._offered(node, err, job)
-            if not made or offered in (None, node.portal.group):
+            offered = self._offered(loan, err, job)
+            if not loan.made or offered in (None, loan.portal.group):
                 raise
-            _log_in(self._node(job, offered), credentials, job)
+            self.conclude()
+            _log_in(self._borrow(values, job, offered), job)
 
-    def _offered(self, node: Node, refused: StorageError, job: Job[Any]) -> int | None:
+    def _offered(self, loan: Loan, refused: StorageError, job: Job[Any]) -> int | None:
         """Return the portal group in which the target is offered, None if that is not known.
 
         :raise OperationFailed: it is not offered; the advice tells what is.
         """
         try:
-            found = iscsiadm.discover(self.portal, node.interface, job, timeout=_LOGIN_TIMEOUT)
+            found = iscsiadm.discover(self.portal, loan.interface, job, timeout=_LOGIN_TIMEOUT)
         except StorageError:
             return None
         for portal, target in found:
@@ -189,18 +195,12 @@ class Login:
         return None
 
 
-def _log_in(node: Node, credentials: Credentials | None, job: Job[Any]) -> None:
-    with alone(job):
-        try:
-            node.lend(_values(credentials))
-        except BaseException:
-            node.settle()
-            raise
+def _log_in(loan: Loan, job: Job[Any]) -> None:
     try:
-        iscsiadm.login(node, job)
+        iscsiadm.login(loan.target, loan.portal, loan.interface, job)
     finally:
-        with alone(None):
-            node.settle()
+        with alone(None, patience=LONG):
+            loan.settle()
 
 
 def _values(credentials: Credentials | None) -> dict[str, str]:

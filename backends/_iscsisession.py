@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from storaged.backends._iscsiportal import Portal
+from storaged.backends._iscsireach import addresses
 
 #: A session whose target answers.
 LOGGED_IN: Final = "LOGGED_IN"
@@ -107,19 +107,11 @@ def matching(
     for session in alike:
         if any(portal.is_at(*end) for end in session.portals):
             return session
-    places = [portal.at(address) for address in _resolve(portal)] if alike else []
+    places = [portal.at(address) for address in addresses(portal)] if alike else []
     for session in alike:
         if any(place.is_at(*end) for place in places for end in session.portals):
             return session
     return None
-
-
-def _resolve(portal: Portal) -> frozenset[str]:
-    """Return the addresses of a portal that is given by name."""
-    with suppress(OSError, UnicodeError):
-        found = socket.getaddrinfo(portal.host, portal.port, type=socket.SOCK_STREAM)
-        return frozenset(str(each[4][0]) for each in found)
-    return frozenset()
 
 
 def _ends(device: str) -> Iterable[tuple[str, int]]:

@@ -30,7 +30,8 @@ class ChangesVolumes(HoldsGroup, DeletesVolumes, Resizes):
         :param force: with all of its snapshots, or all volumes of a thin pool, which libvirt
             removes in any case.
         :raise OperationInvalid: it has such; the text names them. Or another volume has its name.
-        :raise VolumeBusy: it is mounted, or open otherwise; no force helps there.
+        :raise VolumeBusy: it, or what is lost with it, is mounted, or open otherwise; no force
+            helps there.
         """
         group = self.report(job)
         found = group.volumes.get(volume.name)
@@ -38,10 +39,13 @@ class ChangesVolumes(HoldsGroup, DeletesVolumes, Resizes):
             return
         require_same(found, volume)
         require_unneeded(found, group, "deleted", force=force)
-        require_idle(found, group, "deleted")
+        for name in group.lost_with(volume.name):  # before LVM removes the idle ones among them
+            if name in group.volumes:
+                require_idle(group.volumes[name], group, "deleted")
         udev.settle(job=job)
+        job.checkpoint()
         try:
-            _lvmtool.change(("lvremove", "-f", f"{self.group}/{volume.name}"), job)
+            _lvmtool.remove(self.group, found.name, found.uuid, job)
         finally:
             self.forget()
 
@@ -60,6 +64,7 @@ class ChangesVolumes(HoldsGroup, DeletesVolumes, Resizes):
 
         :param allocate: all of a plain volume is allocated in any case; of a thin one nothing.
         :param force: make it smaller although somebody has it open.
+        :param secret: not needed: the disk in a container ends where its device does.
         :raise OperationUnsupported: a snapshot of the old kind; the space of a thin volume.
         :raise VolumeBusy: smaller, and somebody has it open.
         :raise NoSpace: the group has too little left.

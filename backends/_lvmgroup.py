@@ -1,4 +1,4 @@
-"""Volume groups: made, activated, deactivated, removed, found.
+"""Volume groups: what they hold, activated and deactivated.
 
 What of a group others use, such as the host's own root file system, is none of the pool's business:
 it is left active at a stop, and named.
@@ -8,31 +8,27 @@ from __future__ import annotations
 
 import stat
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from storaged import udev
-from storaged.backend import Backend, Builds, FindsSources, Host
+from storaged.backend import Backend, Host
 from storaged.backends import _lvmtool
-from storaged.backends._inuse import require_unused
-from storaged.backends._lvmnames import check_name, is_abandoned
+from storaged.backends._lvmnames import check_group_name, is_abandoned, is_building
+from storaged.backends._lvmrecord import group_problems
 from storaged.backends._lvmreport import Group, LogicalVolume, report
 from storaged.errors import (
+    Cancelled,
     CommandFailed,
     ConfigUnsupported,
-    OperationFailed,
-    OperationInvalid,
     StorageError,
     VolumeBusy,
 )
 from storaged.job import Job
-from storaged.model import PoolDef, PoolSource, SourceDevice
+from storaged.model import PoolDef
 
-#: What blkid calls a physical volume.
-_MEMBER: Final = "LVM2_member"
-#: The format of the sources that are found.
-_FORMAT: Final = "lvm2"
 #: Activating thousands of volumes takes its time, in seconds.
 _ACTIVATING: Final = 600.0
 #: So many volumes go into one command.
@@ -50,7 +46,10 @@ class HoldsGroup(Backend):
         super().__init__(definition, host)
         self.group = definition.source.name or definition.name
         self.target = definition.target or f"/dev/{self.group}"
-        self._left: tuple[str, ...] = ()
+        #: by name of a volume: why it could not be activated
+        self._asleep: Mapping[str, str] = {}
+        #: by name of a volume that is not whole and could not be removed: its mark
+        self.stuck: dict[str, str] = {}
         #: the last report and when it was asked for; replaced as a whole
         self._recent: tuple[float, Group] | None = None
 
@@ -60,7 +59,7 @@ class HoldsGroup(Backend):
         :raise ConfigUnsupported: there is no such group.
         """
         # "-y", "--all" and "@tag" would be words for other groups, or for all of them
-        check_name(self.group, "volume group")
+        check_group_name(self.group)
         asked = time.monotonic()
         found = report(self.group, job)
         self._recent = asked, found
@@ -98,57 +97,59 @@ class HoldsGroup(Backend):
         The directory of its devices alone, which libvirt looks for, may be left over.
         """
         try:
-            return any(one.state not in "-h" for one in self.matched().volumes.values())
+            return any(one.is_active for one in self.matched().volumes.values())
         except ConfigUnsupported:
             return False
 
     def start(self, job: Job[Any]) -> None:
         """Activate the volumes of the group, but for those that are to be skipped.
 
-        What a dead process of this host left half made is removed first. With physical volumes
-        missing those volumes are activated that can be.
+        What a dead process of this host left half made is removed first. Volumes that cannot be
+        activated are problems of the pool, and the others are there.
 
         :raise ConfigUnsupported: there is no such group, or it is another.
+        :raise CommandFailed: none can be activated, and no physical volume is missing.
         """
-        self._left = ()
+        self._asleep = {}
         group = self.matched(job)
         self.remove_abandoned(group, job)
         try:
             _lvmtool.change(("vgchange", "-aly", self.group), job, timeout=_ACTIVATING)
-        except CommandFailed:
-            if not group.missing:
+        except CommandFailed as err:
+            group = self.report(job)
+            if not (group.missing or any(one.is_active for one in group.volumes.values())):
                 raise
+            asleep = (one.name for one in group.volumes.values() if one.is_asleep)
+            self._asleep = dict.fromkeys(asleep, _lvmtool.reason(err.stderr))
         udev.settle(job=job)
 
-    def stop(self, job: Job[Any]) -> None:
-        """Deactivate the volumes of the group that nobody uses; `remains` tells the others.
+    def stop(self, job: Job[Any]) -> str | None:
+        """Deactivate the volumes of the group that nobody uses, and tell the others.
 
         :raise CommandFailed: one that nobody uses stays active.
         """
-        self._left = ()
         self.forget()
         try:
             group = self.matched(job)
         except ConfigUnsupported:
-            return  # one that is gone has nothing that is active, and another one is not ours
-        active = [one for one in group.volumes.values() if one.state not in "-h"]
+            return None  # one that is gone has nothing that is active, and another one is not ours
+        active = [one for one in group.volumes.values() if one.is_active]
         used = _in_use(group)
         # a snapshot is active with its origin
         alone = (one for one in active if not (one.is_snapshot and one.origin is not None))
         idle = [one.name for one in alone if one.name not in used]
         failed = self._deactivate(idle, all_of_them=not used, job=job)
+        left: list[str] = []
         if failed is not None or used:
             after = self.report(job)
-            self._left = tuple(sorted(_in_use(after)))
-            idle = [name for name in idle if _is_active(after, name) and name not in self._left]
+            left = sorted(_in_use(after))
+            idle = [name for name in idle if _is_active(after, name) and name not in left]
         if failed is not None and idle:
             raise failed
         self.forget()
-
-    def remains(self) -> str | None:
-        if not self._left:
+        if not left:
             return None
-        return f"still active, because somebody else has them in use: {in_words(self._left)}"
+        return f"still active, because somebody else has them in use: {in_words(left)}"
 
     def _deactivate(
         self, names: list[str], *, all_of_them: bool, job: Job[Any]
@@ -167,114 +168,45 @@ class HoldsGroup(Backend):
                 failed = err
         return failed
 
-    def remove_abandoned(self, group: Group, job: Job[Any]) -> None:
-        """Remove what a process of this host had not ended when it died; try, at least."""
-        for one in group.volumes.values():
-            if is_abandoned(one.tags, self.host.id):
-                with suppress(CommandFailed, VolumeBusy):
-                    _lvmtool.change(("lvremove", "-f", f"{self.group}/{one.name}"), job)
-                self.forget()
+    def remove_abandoned(self, group: Group, job: Job[Any]) -> bool:
+        """Remove what is not whole and never will be; tell whether there was any.
 
-
-class BuildsGroup(HoldsGroup, Builds):
-    """`build` makes physical volumes of the pool's devices, and the group of these."""
-
-    def build(self, job: Job[Any], *, overwrite: bool | None = None) -> None:
-        """Make the group.
-
-        One that is there on the pool's devices is left as it is where nothing is asked for. All
-        that was made is undone if a step fails.
-
-        :raise ConfigUnsupported: the pool has no devices.
-        :raise PoolBuilt: a device holds something, and it is not to be overwritten.
+        That is what a process of this host had not ended when it died, and what a job of ours could
+        not remove. What cannot be removed now either is a problem of the pool.
         """
-        check_name(self.group, "volume group")
-        devices = [device.path for device in self.definition.source.devices]
-        if overwrite is None and self._is_built(job):
-            return
-        if not devices:
-            raise ConfigUnsupported(
-                f"pool '{self.definition.name}' has no source devices to make volume group"
-                f" '{self.group}' of"
-            )
-        from storaged.backends import _signatures
-
-        for path in devices:
-            require_unused(path)
-        if not overwrite:  # all of them, before anything is changed
-            spare = _spare_devices(job) if overwrite is None else frozenset()
-            for path in devices:
-                if _number(path) not in spare:
-                    _signatures.check_empty(path, _MEMBER, job)
-        made: list[str] = []
-        try:
-            for path in devices:
-                _signatures.zero_ends(path)
-                _lvmtool.change(("pvcreate", path), job)
-                made.append(path)
-            _lvmtool.change(("vgcreate", self.group, *devices), job)
-        except BaseException:
-            _remove_devices(made)
-            raise
-        finally:
+        doomed = [one for one in group.volumes.values() if self._is_abandoned(one)]
+        for one in doomed:
+            try:
+                _lvmtool.remove(self.group, one.name, one.uuid, job)
+            except Cancelled:
+                raise
+            except StorageError:
+                continue
+            self.stuck.pop(one.name, None)
+        if doomed:
             self.forget()
+        return bool(doomed)
 
-    def _is_built(self, job: Job[Any]) -> bool:
-        """Tell whether the group is there already.
+    def _is_abandoned(self, volume: LogicalVolume) -> bool:
+        return is_abandoned(volume.tags, self.host.id) or self.stuck.get(volume.name) in volume.tags
 
-        :raise ConfigUnsupported: it is, on other devices.
-        """
-        try:
-            self.report(job)
-        except ConfigUnsupported:
-            return False
-        self.matched(job)
-        return True
-
-    def delete_target(self, job: Job[Any]) -> None:
-        """Remove the group and its physical volumes. libvirt removes the volumes with it.
-
-        :raise OperationFailed: it holds volumes.
-        :raise CommandFailed: LVM refused; all devices have been tried.
-        """
-        group = self.matched(job)
-        if group.odd:
-            raise OperationFailed(
-                f"failed to remove pool '{self.target}': not all that volume group '{self.group}'"
-                f" holds could be understood",
-                advice=f"See for yourself what it is: lvs -a {self.group}",
-            )
-        if group.volumes:
-            raise OperationFailed(
-                f"failed to remove pool '{self.target}': volume group '{self.group}' holds"
-                f" {len(group.volumes)} logical volumes",
-                advice=f"They are {in_words(sorted(group.volumes))}. Delete them first.",
-            )
-        devices = [device.path for device in self.definition.source.devices]
-        # it is not told "yes": a volume that was made since is to stop it
-        _lvmtool.change(("vgremove", self.group), job, sure=False)
-        self.forget()
-        failed = _remove_devices(devices)
-        if failed is not None:
-            raise failed
-
-
-class FindsGroups(FindsSources):
-    """The groups of this host are the sources."""
-
-    @classmethod
-    def find_sources(cls, spec: PoolSource | None, host: Host) -> tuple[PoolSource, ...]:
-        """Return every volume group with the devices that are there; *spec* does not count."""
-        sections, _ = _lvmtool.ask(("pvs", "-o", "pv_name,vg_name,pv_missing"))
-        groups: dict[str, list[SourceDevice]] = {}
-        for row in sections.get("pv", ()):
-            name, path = row.get("vg_name"), row.get("pv_name")
-            if name and path and not row.get("pv_missing"):
-                groups.setdefault(name, []).append(SourceDevice(path))
-        return tuple(
-            PoolSource(devices=tuple(devices), name=name, format=_FORMAT)
-            for name, devices in groups.items()
-        )
+    def group_problems(self, group: Group) -> tuple[str, ...]:
+        """Return what is wrong with the group, in words."""
+        found = list(group_problems(group))
+        for one in group.volumes.values():
+            if self._is_abandoned(one):
+                found.append(
+                    f"logical volume '{one.name}' is not whole, and could not be removed:"
+                    f" lvremove {self.group}/{one.name}"
+                )
+            elif is_building(one.tags) and not is_building(one.tags, self.host.id):
+                found.append(
+                    f"logical volume '{one.name}' is not whole: another host makes it, or left it"
+                )
+            elif one.is_asleep and one.name in self._asleep:
+                why = self._asleep[one.name]
+                found.append(f"logical volume '{one.name}' could not be activated: {why}")
+        return tuple(found)
 
 
 def in_words(names: tuple[str, ...] | list[str]) -> str:
@@ -297,17 +229,6 @@ def require_idle(volume: LogicalVolume, group: Group, doing: str) -> None:
         )
 
 
-def require_volume(group: Group, name: str) -> LogicalVolume:
-    """Return a volume of a group.
-
-    :raise OperationInvalid: there is none of the name by now.
-    """
-    found = group.volumes.get(name)
-    if found is None:
-        raise OperationInvalid(f"volume group '{group.name}' has no logical volume '{name}'")
-    return found
-
-
 def _in_use(group: Group) -> set[str]:
     """Return the names of the active volumes that cannot be deactivated.
 
@@ -315,7 +236,7 @@ def _in_use(group: Group) -> set[str]:
     """
     used: set[str] = set()
     for one in group.volumes.values():
-        if one.state in "-h" or not one.is_open or one.is_thin_pool:
+        if not (one.is_active and one.is_open) or one.is_thin_pool:
             continue
         used.add(one.name)
         if one.pool is not None:
@@ -327,40 +248,19 @@ def _in_use(group: Group) -> set[str]:
 
 def _is_active(group: Group, name: str) -> bool:
     found = group.volumes.get(name)
-    return found is not None and found.state not in "-h"
-
-
-def _remove_devices(paths: list[str]) -> StorageError | None:
-    """Undo pvcreate on each device; return the first refusal."""
-    failed: StorageError | None = None
-    for path in paths:
-        try:
-            _lvmtool.change(("pvremove", path))
-        except StorageError as err:
-            failed = failed or err
-    return failed
-
-
-def _spare_devices(job: Job[Any]) -> frozenset[int | None]:
-    """Return the numbers of the physical volumes that no group has or had, so far as they tell.
-
-    Such is what a build leaves that was killed.
-    """
-    sections, _ = _lvmtool.ask(("pvs", "-o", "pv_name,vg_name,pv_in_use"), job)
-    rows = sections.get("pv", ())
-    free = (row["pv_name"] for row in rows if not row["vg_name"] and not row["pv_in_use"])
-    return frozenset(map(_number, free)) - {None}
+    return found is not None and found.is_active
 
 
 def _any_same(wanted: list[str], there: tuple[str, ...]) -> bool:
     """Tell whether two lists have a device in common, by name or by what the names lead to."""
     if set(wanted) & set(there):
         return True
-    ours, theirs = ({_number(path) for path in paths} for paths in (wanted, there))
+    ours, theirs = ({device_number(path) for path in paths} for paths in (wanted, there))
     return bool((ours & theirs) - {None})
 
 
-def _number(path: str) -> int | None:
+def device_number(path: str) -> int | None:
+    """Return the number of a block device, None if there is none of the name."""
     with suppress(OSError):
         status = Path(path).stat()
         if stat.S_ISBLK(status.st_mode):

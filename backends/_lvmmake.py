@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from storaged import udev
 from storaged.backend import (
@@ -21,7 +21,8 @@ from storaged.backend import (
     ImageSource,
 )
 from storaged.backends import _lvmplan, _lvmtool
-from storaged.backends._blockclone import ClonesToBlock
+from storaged.backends._blockclone import ClonesToBlock, Supply
+from storaged.backends._blockopen import discard_unit_of
 from storaged.backends._lvmgroup import HoldsGroup
 from storaged.backends._lvmnames import building_mark
 from storaged.backends._lvmplan import Kind, Wish
@@ -38,8 +39,10 @@ from storaged.errors import (
 from storaged.job import Job
 from storaged.model import BackingStore, VolumeDef, VolumeRecord
 
+#: In what steps a thin volume takes its space at least, in bytes.
+_THIN_UNIT: Final = 65536
 #: libvirt's mode for a volume that asks for none.
-_DEFAULT_MODE = 0o600
+_DEFAULT_MODE: Final = 0o600
 
 
 class MakesVolumes(HoldsGroup, ClonesToBlock):
@@ -103,7 +106,7 @@ class MakesVolumes(HoldsGroup, ClonesToBlock):
     ) -> VolumeRecord:
         require_secret(volume, options.secret)
         group = self.recent()
-        shared = _shareable(volume, source.record, group)
+        shared = _shareable(volume, source.record, group, options)
         if shared:
             backing = BackingStore(f"{self.target}/{source.record.name}")
             volume = replace(volume, backing=backing)
@@ -112,9 +115,12 @@ class MakesVolumes(HoldsGroup, ClonesToBlock):
                 f"volume '{source.record.name}' cannot share its data",
                 advice="Thin volumes can, with clones in their own volume group.",
             )
-        with self._making(_lvmplan.wish(volume, group), volume, job):
+        wish = _lvmplan.wish(volume, group, filled=True)
+        with self._making(wish, volume, job):
             if not shared:
-                self.fill_device(self._path(volume), volume, source, job, options)
+                path = self._path(volume)
+                supply = _supply(wish, group, path)
+                self.fill_device(path, volume, source, job, options, supply=supply)
         return self._made(volume)
 
     def _path(self, volume: VolumeDef) -> str:
@@ -147,11 +153,17 @@ class MakesVolumes(HoldsGroup, ClonesToBlock):
             _lvmtool.change(("lvextend", "-L", f"{wish.size}b", place), job)
 
     def _undo(self, name: str, mark: str) -> None:
-        """Remove what carries our mark, and nothing that somebody else has made."""
+        """Remove what carries our mark, and nothing that somebody else has made.
+
+        If that fails, the next look at all volumes tries again.
+        """
+        self.stuck[name] = mark
         with suppress(StorageError):
+            udev.settle()  # it looks at what was written just now
             made = self.report().volumes.get(name)
             if made is not None and mark in made.tags:
-                _lvmtool.change(("lvremove", "-f", f"{self.group}/{name}"))
+                _lvmtool.remove(self.group, name, made.uuid)
+            self.stuck.pop(name)
 
     def _set_permissions(self, volume: VolumeDef) -> None:
         """Give the device owner and mode, as libvirt does; both last until it is activated anew.
@@ -189,11 +201,31 @@ class MakesVolumes(HoldsGroup, ClonesToBlock):
         return record(made, group, self.target)
 
 
-def _shareable(volume: VolumeDef, source: VolumeRecord, group: Group) -> bool:
+def _supply(wish: Wish, group: Group, path: str) -> Supply | None:
+    """Return what a new volume takes its space from as it is written to; None: it has all."""
+    if wish.kind is Kind.SPARSE:
+        return Supply("its space for changes", wish.room, _lvmplan.CHUNK)
+    if wish.kind is not Kind.THIN:
+        return None
+    free = group.free_in(wish.parent)
+    parent = group.volumes.get(wish.parent or "")
+    if free is None or parent is None:
+        return None
+    with system_errors(f"cannot stat '{path}'"):
+        unit = discard_unit_of(Path(path).stat().st_rdev)
+    return Supply(
+        f"thin pool '{parent.name}'", free, unit or _THIN_UNIT,
+        blank=parent.is_zeroing, discards=bool(unit),
+    )  # fmt: skip
+
+
+def _shareable(
+    volume: VolumeDef, source: VolumeRecord, group: Group, options: CloneOptions
+) -> bool:
     """Tell whether a clone can be a thin snapshot of its source."""
     origin = group.volumes.get(source.name)
     if origin is None or not origin.is_thin or origin.uuid != source.key:
         return False
-    if volume.encryption is not None:
-        return False
+    if volume.encryption is not None or options.source_secret is not None:
+        return False  # it has other bytes: encrypted with another key, or no longer
     return volume.backing is None or _lvmplan.planned_parent(volume, group).name == origin.pool

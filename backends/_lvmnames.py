@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from storaged.errors import InvalidArgument
+from storaged.process import start_time, this_boot
 
 #: The most characters of a name.
 NAME_MAX: Final = 127
@@ -27,16 +26,23 @@ _RESERVED_PARTS: Final = (
 _MARK: Final = "storaged.building"
 
 
-def check_name(name: str, what: str = "logical volume") -> None:
-    """Refuse a name that LVM would refuse.
+def check_name(name: str) -> None:
+    """Refuse a name that LVM would refuse for a volume.
 
-    :param what: what is to have it, for the message.
     :raise InvalidArgument: the text names the name and the rule.
     """
-    why = _why_not(name)
-    if why is not None:
+    _require(name, "logical volume", _why_not(name) or _why_reserved(name))
+
+
+def check_group_name(name: str) -> None:
+    """Refuse a name that LVM would refuse for a group; see `check_name`."""
+    _require(name, "volume group", _why_not(name))
+
+
+def _require(name: str, what: str, why_not: str | None) -> None:
+    if why_not is not None:
         raise InvalidArgument(
-            f"'{name}' cannot be the name of a {what}: {why}",
+            f"'{name}' cannot be the name of a {what}: {why_not}",
             advice="Letters, digits and + _ . - may be used, and a hyphen not at the beginning.",
         )
 
@@ -51,6 +57,10 @@ def _why_not(name: str) -> str | None:
     if not _NAME.fullmatch(name):
         odd = next(char for char in name if not _NAME.fullmatch(f"a{char}"))
         return f"LVM takes no {odd!a}"
+    return None
+
+
+def _why_reserved(name: str) -> str | None:
     for start in _RESERVED_STARTS:
         if name.startswith(start):
             return f"LVM keeps names that begin with '{start}' for itself"
@@ -86,9 +96,13 @@ def building_mark(host: str, job: int) -> str:
     return f"{_MARK}/{host}/{os.getpid()}/{_birth(os.getpid())}/{job}"
 
 
-def is_building(tags: tuple[str, ...]) -> bool:
-    """Tell whether the tags of a volume say that it is not whole."""
-    return any(tag.startswith(f"{_MARK}/") for tag in tags)
+def is_building(tags: tuple[str, ...], host: str | None = None) -> bool:
+    """Tell whether the tags of a volume say that it is not whole.
+
+    :param host: which is to make it; None: any.
+    """
+    start = f"{_MARK}/" if host is None else f"{_MARK}/{host}/"
+    return any(tag.startswith(start) for tag in tags)
 
 
 def is_abandoned(tags: tuple[str, ...], host: str) -> bool:
@@ -100,12 +114,10 @@ def _is_dead(tag: str, host: str) -> bool:
     mark, *words = tag.split("/")
     if mark != _MARK or len(words) != 4 or words[0] != host or not words[1].isdecimal():
         return False
-    return str(_birth(int(words[1]))) != words[2]
+    return _birth(int(words[1])) != words[2]
 
 
-def _birth(pid: int) -> int:
-    """Return when a process was started, in ticks since the boot; 0 if there is none."""
-    with suppress(OSError, ValueError, IndexError):
-        # the name of the program may hold anything, also brackets
-        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
-    return 0
+def _birth(pid: int) -> str:
+    """Return in which boot, and when in it, a process was started; empty if there is none."""
+    started = start_time(pid)
+    return "" if started is None else f"{this_boot()[:8]}.{started}"

@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 from storaged.backends._blockclone import HEADER_ROOM
-from storaged.backends._lvmnames import check_name, mapped_name
+from storaged.backends._lvmnames import check_name, is_building, mapped_name
 from storaged.backends._lvmrecord import THIN_POOL
 from storaged.backends._lvmreport import Group, LogicalVolume
 from storaged.errors import (
@@ -24,6 +25,11 @@ from storaged.errors import (
     Unsupported,
 )
 from storaged.model import BackingStore, VolumeDef, VolumeType
+
+#: In what steps an old snapshot takes its space, in bytes, and of how many of them a chunk of its
+#: table tells.
+CHUNK: Final = 4096
+_ENTRIES: Final = CHUNK // 16
 
 
 class Kind(Enum):
@@ -55,6 +61,11 @@ class Wish:
     space: int = 0
     parent: str | None = None
 
+    @property
+    def room(self) -> int:
+        """How much data its space holds, in bytes, if it is an old snapshot."""
+        return (self.space // CHUNK - 1) * _ENTRIES // (_ENTRIES + 1) * CHUNK
+
     def command(self, group: str, tag: str) -> tuple[str, ...]:
         """Return the command that makes it, marked with *tag*."""
         words = ("lvcreate", "--name", self.name, "--addtag", tag)
@@ -79,7 +90,8 @@ class Wish:
 def settle(volume: VolumeDef, group: Group, target: str) -> VolumeDef:
     """Check a request for a volume; return it with type, path, capacity and backing store.
 
-    The capacity is rounded up to whole extents, as LVM does.
+    The capacity is rounded up to whole extents, as LVM does; of an encrypted volume that is the
+    capacity with the header.
 
     :raise InvalidArgument: LVM takes no such name.
     :raise NameTaken: there is a volume of that name.
@@ -98,20 +110,29 @@ def settle(volume: VolumeDef, group: Group, target: str) -> VolumeDef:
             capacity = _snapshot_capacity(volume, parent)
     if not capacity:
         raise Unsupported("volume capacity required for this storage pool")
+    room = _header_room(volume)
+    whole = whole_extents(capacity + room, group.extent) - room
+    allocation = volume.allocation
+    if allocation is not None and allocation >= capacity:  # all of it, not less than is rounded to
+        allocation = max(allocation, whole)
     return replace(
         volume,
         type=VolumeType.BLOCK,
         path=f"{target}/{volume.name}",
         key=None,
-        capacity=whole_extents(capacity, group.extent),
+        capacity=whole,
+        allocation=allocation,
         format=THIN_POOL if volume.format == THIN_POOL else "raw",
         backing=backing,
     )
 
 
-def wish(volume: VolumeDef, group: Group) -> Wish:
-    """Return what is made for a request that `settle` has returned."""
-    room = HEADER_ROOM if volume.encryption is not None else 0
+def wish(volume: VolumeDef, group: Group, *, filled: bool = False) -> Wish:
+    """Return what is made for a request that `settle` has returned.
+
+    :param filled: with so much data as is to be allocated: a sparse volume gets room for all.
+    """
+    room = _header_room(volume)
     size = whole_extents(volume.capacity + room, group.extent)
     space = volume.allocation or 0
     if space:
@@ -121,9 +142,19 @@ def wish(volume: VolumeDef, group: Group) -> Wish:
     if volume.format == THIN_POOL:
         return Wish(Kind.THIN_POOL, volume.name, size)
     if 0 < space < size:
+        space += _table_of(space) if filled else 0
         return Wish(Kind.SPARSE, volume.name, size, whole_extents(space, group.extent))
     # Asked for nothing at all libvirt makes a snapshot that is lost with the first MiB written.
     return Wish(Kind.PLAIN, volume.name, size)
+
+
+def _header_room(volume: VolumeDef) -> int:
+    return HEADER_ROOM if volume.encryption is not None else 0
+
+
+def _table_of(space: int) -> int:
+    """Return what an old snapshot takes for its table beside so much data, in bytes."""
+    return space // _ENTRIES + 2 * CHUNK
 
 
 def _child(volume: VolumeDef, group: Group, size: int) -> Wish:
@@ -199,6 +230,11 @@ def _check_free(name: str, group: Group, target: str) -> None:
     advice = None
     if known.state == "-":
         advice = f"It is not active, and so not listed: lvchange -ay {group.name}/{name}"
+    if is_building(known.tags):
+        advice = (
+            "It is not whole, and so not listed. If nobody makes it any more:"
+            f" lvremove {group.name}/{name}"
+        )
     raise NameTaken(f"volume target path '{target}/{name}' already exists", advice=advice)
 
 

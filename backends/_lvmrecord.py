@@ -18,8 +18,6 @@ THIN_POOL: Final = "thin-pool"
 #: From so much on, in percent, one should do something about a pool or a snapshot.
 FULL: Final = 80.0
 
-#: The states in which a volume is not there for others.
-_INACTIVE: Final = ("-", "h")
 _STATES: Final = {
     "s": "it is suspended: whoever reads or writes it waits",
     "I": "it is invalid: its space for changes was used up, and what it kept is lost",
@@ -54,7 +52,7 @@ def records(group: Group, target: str) -> dict[str, VolumeRecord]:
 
 def is_listed(volume: LogicalVolume) -> bool:
     """Tell whether a volume is one for others."""
-    return volume.state not in _INACTIVE and not is_building(volume.tags)
+    return volume.is_active and not is_building(volume.tags)
 
 
 def record(volume: LogicalVolume, group: Group, target: str) -> VolumeRecord:

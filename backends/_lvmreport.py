@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from storaged.backends import _lvmtool
@@ -109,9 +109,24 @@ class LogicalVolume:
         return self.attributes[4]
 
     @property
+    def is_active(self) -> bool:
+        """Whether there is a device for it."""
+        return self.state not in "-h"
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it is not active, though it is to be when its group is."""
+        return self.state == "-" and self.attributes[9:] != "k"
+
+    @property
     def is_open(self) -> bool:
         """Whether somebody has its device open."""
         return self.attributes[5] == "o"
+
+    @property
+    def is_zeroing(self) -> bool:
+        """Whether a thin pool gives out its blocks as zeros: else with what others left in them."""
+        return self.attributes[7] == "z"
 
     @property
     def capacity(self) -> int:
@@ -159,6 +174,21 @@ class Group:
         """Return the names of the volumes of a thin pool."""
         return tuple(one.name for one in self.volumes.values() if one.pool == name)
 
+    def lost_with(self, name: str) -> tuple[str, ...]:
+        """Return the names of all volumes that are lost with a volume, and its own."""
+        lost = [name]
+        for one in lost:
+            hanging = (*self.snapshots_of(one), *self.within(one))
+            lost += (each for each in hanging if each not in lost)
+        return tuple(lost)
+
+    def free_in(self, pool: str | None) -> int | None:
+        """Return how many bytes of data a thin pool has room for, None if that is not said."""
+        found = self.volumes.get(pool or "")
+        if found is None or found.data is None:
+            return None
+        return int(found.size * (100 - found.data) / 100)
+
 
 def report(group: str, job: Job[Any] | None = None) -> Group:
     """Return what a group holds.
@@ -175,7 +205,10 @@ def report(group: str, job: Job[Any] | None = None) -> Group:
     rows = sections.get("vg") or ()
     if not rows:
         raise unknown_group(group)
-    return parse(rows[0], sections, output.stderr)
+    found = parse(rows[0], sections, output.stderr)
+    if output.status:
+        found = replace(found, odd=(*found.odd, f"LVM says: {_lvmtool.reason(output.stderr)}"))
+    return found
 
 
 def unknown_group(group: str) -> ConfigUnsupported:

@@ -19,6 +19,7 @@ from storaged import tool
 from storaged.errors import (
     CommandFailed,
     InternalError,
+    MissingProgram,
     NoSpace,
     OperationUnsupported,
     StorageError,
@@ -34,6 +35,8 @@ CHANGING: Final = 300.0
 LOCK_PATIENCE: Final = 30.0
 #: The longest pause between two attempts, in seconds.
 _PAUSE: Final = 0.5
+#: Its exit status where it could not do all.
+_SOME_FAILED: Final = 5
 #: How much of output that makes no sense is shown, in bytes.
 _SHOWN: Final = 80
 
@@ -50,11 +53,15 @@ _FULL: Final = re.compile(r"insufficient (free space|suitable)|Insufficient (fre
 _IN_USE: Final = re.compile(
     r"in use[.:]|is used by another device|has open count|Can't open .* exclusively"
 )
+#: What checks and repairs the metadata of thin pools is not a part of LVM.
+_NO_PROGRAM: Final = re.compile(r"(?:^|\s|/)(thin_\w+): execvp failed: No such file")
 _NO_SNAPSHOT: Final = re.compile(r"Snapshots of snapshots|Snapshots of an? .*not supported", re.I)
 
 
 def ask(words: Sequence[str], job: Job[Any] | None = None) -> tuple[dict[str, Any], tool.Output]:
     """Ask LVM for a report and return its sections by name, with rows of text, and what it printed.
+
+    Where one of several groups or devices is broken, it fails and tells of the others nonetheless.
 
     :param words: the command and its arguments, such as ``("pvs", "-o", "pv_name")``.
     :raise CommandFailed: it refused.
@@ -63,7 +70,15 @@ def ask(words: Sequence[str], job: Job[Any] | None = None) -> tuple[dict[str, An
     """
     how = ("--reportformat", "json", "--units", "b", "--nosuffix")
     output = _run((words[0], *how, *words[1:]), job, timeout=ASKING, changes=False)
-    return _sections(output), output
+    try:
+        sections = _sections(output)
+    except InternalError:
+        if output.status:
+            raise output.failure() from None
+        raise
+    if output.status not in (0, _SOME_FAILED) or (output.status and not any(sections.values())):
+        raise output.failure()
+    return sections, output
 
 
 def change(
@@ -83,21 +98,28 @@ def change(
     :raise CommandFailed: it refused for another reason.
     :raise Timeout: another process held its lock for too long.
     """
-    try:
-        _run((*words, *(("--yes",) if sure else ())), job, timeout=timeout, changes=True)
-    except CommandFailed as err:
-        raise _meaning(err) from err
+    output = _run((*words, *(("--yes",) if sure else ())), job, timeout=timeout, changes=True)
+    if output.status:
+        raise _meaning(output.failure())
 
 
-def reason(err: CommandFailed) -> str:
+def remove(group: str, name: str, uuid: str, job: Job[Any] | None = None) -> None:
+    """Remove a volume, and what hangs on it; see `change`.
+
+    One that has taken its name by now, and is another, stays.
+    """
+    change(("lvremove", "-f", f"{group}/{name}", "--select", f"lv_uuid={uuid}"), job)
+
+
+def reason(stderr: str) -> str:
     """Return the line of LVM's that tells best why it failed."""
-    lines = [line.strip() for line in err.stderr.splitlines()]
+    lines = [line.strip() for line in stderr.splitlines()]
     telling = [line for line in lines if line and not _NOISE.match(line)]
     return (telling or lines or ["it did not say why"])[0]
 
 
 def _meaning(err: CommandFailed) -> StorageError:
-    why = reason(err)
+    why = reason(err.stderr)
     if _FULL.search(err.stderr):
         return NoSpace(f"Not enough space left in storage pool: {why}")
     if _NO_SNAPSHOT.search(err.stderr):
@@ -108,6 +130,11 @@ def _meaning(err: CommandFailed) -> StorageError:
         )
     if _IN_USE.search(err.stderr):
         return VolumeBusy(why)
+    if (missing := _NO_PROGRAM.search(err.stderr)) is not None:
+        return MissingProgram(
+            f"{missing[1]} is not installed: {why}",
+            advice="On Debian: apt-get install thin-provisioning-tools.",
+        )
     return err
 
 
@@ -118,14 +145,14 @@ def _run(
     deadline = time.monotonic() + LOCK_PATIENCE
     pause = 0.05
     while True:
-        try:
-            return tool.run(argv, timeout=timeout, job=job, changes=changes, passing=_PASSING)
-        except CommandFailed as err:
-            held = _LOCKED.search(err.stderr)
-            if held is None:
-                raise
-            if time.monotonic() >= deadline:
-                raise _locked(held[1]) from err
+        output = tool.run(
+            argv, timeout=timeout, job=job, accept=(), changes=changes, passing=_PASSING
+        )
+        held = _LOCKED.search(output.stderr) if output.status else None
+        if held is None:
+            return output
+        if time.monotonic() >= deadline:
+            raise _locked(held[1])
         if job is not None:
             job.checkpoint()
         time.sleep(pause)

@@ -9,6 +9,7 @@ Source: libvirt's behaviour for fs and netfs pools.
 from __future__ import annotations
 
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
@@ -41,7 +42,11 @@ _OPTIONS: Final = ("nodev", "nosuid", "noexec")
 _MAX_STACK: Final = 16
 _UMOUNT_TIMEOUT: Final = 60.0
 _FORCE_TIMEOUT: Final = 10.0
-_BUSY: Final = "target is busy"
+#: How long our own looks at volumes are waited for, and how often it is tried, in seconds.
+_LOOKS_END: Final = 3.0
+_LOOK_AGAIN: Final = 0.1
+#: What umount says, and umount.nfs.
+_BUSY: Final = "is busy"
 #: A mount point that shows up only when somebody looks at it.
 _TRIGGER: Final = "autofs"
 
@@ -83,6 +88,10 @@ class MountedTarget(FileVolumes, BuildsDirectory, StopsByForce, Watched):
         typed = ["-t", kind] if kind else []
         return ["mount", "-o", ",".join(options), *typed, self.mount_source(), self.target]
 
+    @property
+    def check_proves(self) -> bool:
+        return True
+
     def check(self) -> bool:
         top = mount_point(self.target).top
         return top is not None and self._is_ours(top)
@@ -101,26 +110,25 @@ class MountedTarget(FileVolumes, BuildsDirectory, StopsByForce, Watched):
             raise self._foreign(place.top)
         super().start(job)
 
-    def stop(self, job: Job[Any]) -> None:
-        super().stop(job)
+    def stop(self, job: Job[Any]) -> str | None:
         for _ in range(_MAX_STACK):
             place = mount_point(self.target)
             if place.top is None or not self._is_ours(place.top):
                 self._refuse_covered(place)
-                self._forget()
-                return
+                return self._ended(place)
             self._unmount(place.path, job)
+        raise self._too_many()
 
-    def stop_by_force(self, job: Job[Any]) -> None:
+    def stop_by_force(self, job: Job[Any]) -> str | None:
         """Detach the file system: it goes when its last user does, who may lose what he writes."""
         for _ in range(_MAX_STACK):
             place = mount_point(self.target)
             if place.top is None or not self._is_ours(place.top):
-                self._forget()
-                return
+                return self._ended(place)
             # without the type's own program, which would ask a server that is dead
             how = ["-i", "-c", "-l", *self.force_options(place.top)]
             tool.run(["umount", *how, place.path], timeout=_FORCE_TIMEOUT, changes=True)
+        raise self._too_many()
 
     def force_options(self, mount: Mount) -> tuple[str, ...]:
         """Return what umount needs beside for a forced stop."""
@@ -162,10 +170,11 @@ class MountedTarget(FileVolumes, BuildsDirectory, StopsByForce, Watched):
         notes = () if top is None or not self._is_ours(top) else self.mount_notes(top)
         return (*notes, self._hidden) if self._hidden else notes
 
-    def _forget(self) -> None:
-        """Forget what was true of the mount that has gone."""
+    def _ended(self, place: MountPoint) -> str | None:
+        """Forget what was true of the mount that has gone; tell what is mounted there still."""
         self._held = self._hidden = None
         self.rights.close()
+        return None if place.top is None else f"{_shown(place.top)} is mounted on '{self.target}'"
 
     def _place(self) -> MountPoint:
         """Return what is on the target; what is mounted at the first look is mounted."""
@@ -199,17 +208,24 @@ class MountedTarget(FileVolumes, BuildsDirectory, StopsByForce, Watched):
             self._hidden = f"the mount hides {more} of the directory '{place.path}' below it"
 
     def _unmount(self, path: str, job: Job[Any]) -> None:
-        try:
-            tool.run(["umount", path], timeout=_UMOUNT_TIMEOUT, job=job, changes=True)
-        except CommandTimeout as err:
-            err.advice = self._forced("Its source does not answer.")
-            raise
-        except CommandFailed as err:
-            if _BUSY in err.stderr:
-                err.advice = self._forced(
-                    f"In use: {'; '.join(holders(path)) or 'by whom unknown'}."
-                )
-            raise
+        deadline = time.monotonic() + _LOOKS_END
+        while True:
+            try:
+                tool.run(["umount", path], timeout=_UMOUNT_TIMEOUT, job=job, changes=True)
+            except CommandTimeout as err:
+                err.advice = self._forced("Its source does not answer.")
+                raise
+            except CommandFailed as err:
+                if _BUSY not in err.stderr:
+                    raise
+                if time.monotonic() > deadline or holders(path, others=True):
+                    why = f"In use: {'; '.join(holders(path)) or 'by whom unknown'}."
+                    err.advice = self._forced(why)
+                    raise
+            else:
+                return
+            job.checkpoint()  # a look of ours at a volume that has not ended yet
+            time.sleep(_LOOK_AGAIN)
 
     def _forced(self, why: str) -> str:
         return f"{why} To let go of it all the same: storagectl pool stop --force" + (
@@ -234,6 +250,13 @@ class MountedTarget(FileVolumes, BuildsDirectory, StopsByForce, Watched):
         raise OperationInvalid(
             f"target '{self.target}' of pool '{self.definition.name}' lies below another mount",
             advice=f"The pool's file system is mounted there, but covered: findmnt -T {place.path}",
+        )
+
+    def _too_many(self) -> OperationInvalid:
+        return OperationInvalid(
+            f"{_MAX_STACK} mounts or more lie on target '{self.target}' of pool "
+            f"'{self.definition.name}'",
+            advice=f"The topmost {_MAX_STACK} are gone. Stop the pool again.",
         )
 
     def _foreign(self, mount: Mount) -> OperationInvalid:

@@ -51,12 +51,14 @@ def mount_advice(said: str, definition: PoolDef, source: str) -> str | None:
 
     :param source: what was to be mounted.
     """
+    kind = definition.source.format
     for needles, advice in _ADVICE:
         if any(needle in said for needle in needles):
             hosts = definition.source.hosts
+            auto = "nfs" if hosts else "auto"  # what mount makes of host:path
             return advice.format(
                 name=shlex.quote(definition.name),
-                format=definition.source.format or "auto",
+                format=auto if kind in (None, "auto") else kind,
                 source=shlex.quote(source),
                 target=shlex.quote(definition.target or ""),
                 host=shlex.quote(hosts[0].name) if hosts else "HOST",

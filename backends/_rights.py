@@ -116,7 +116,7 @@ class _DeputyEntries(Entries):
         self._deputy.rename(directory, name, new)
 
     def rename_noreplace(self, directory: int, name: str, new: str) -> None:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # no shared one has the call
+        self._deputy.rename_noreplace(directory, name, new)
 
     def chown(self, fd: int, owner: int, group: int) -> None:
         self._deputy.chown(fd, owner, group)
@@ -208,6 +208,17 @@ class Rights:
     def rmdir(self, directory: int, name: str) -> None:
         """Remove an empty directory, in the same way."""
         self._remove(directory, name, lambda entries: entries.rmdir(directory, name))
+
+    def change(self, fd: int, change: Callable[[Entries], None]) -> None:
+        """Change an open file or directory: as we are, or as its owner.
+
+        :raise OSError: neither may.
+        """
+        try:
+            change(OWN)
+        except PermissionError as refusal:
+            deputies, owner = self._helpers(refusal, fd), os.fstat(fd)
+            change(_DeputyEntries(deputies.of(owner.st_uid, owner.st_gid)))
 
     def _remove(self, directory: int, name: str, remove: Callable[[Entries], None]) -> None:
         try:

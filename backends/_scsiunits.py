@@ -20,7 +20,7 @@ from storaged.backends._block import BlockVolumes, device_stamp, with_image
 from storaged.backends._blockholder import busy, holders, lasting_writers
 from storaged.backends._scsi import HEAD, Unit, label_of
 from storaged.backends._scsiid import read_serial
-from storaged.errors import InternalError, StorageError, Timeout
+from storaged.errors import Cancelled, InternalError, StorageError, Timeout
 from storaged.job import Job
 from storaged.model import Permissions, PoolDef, Space, VolumeRecord, VolumeType
 
@@ -62,7 +62,7 @@ class ScsiUnits(BlockVolumes):
                 problems.append(self._nameless(unit))
                 continue
             try:
-                record = _record(unit, path, known.get(unit.name), keys)
+                record = _record(unit, path, known.get(unit.name), keys, job)
             except OSError as err:  # its node has just gone
                 problems.append(f"{unit.name} ({unit.node}): {err.strerror}")
                 continue
@@ -142,7 +142,13 @@ class ScsiUnits(BlockVolumes):
         return f"{unit.name} ({unit.node}) has no name in '{self.target}'"
 
 
-def _record(unit: Unit, path: str, known: VolumeRecord | None, keys: Iterable[str]) -> VolumeRecord:
+def _record(
+    unit: Unit,
+    path: str,
+    known: VolumeRecord | None,
+    keys: Iterable[str],
+    job: Job[Any] | None = None,
+) -> VolumeRecord:
     """Return the record of a unit.
 
     :param path: its stable one.
@@ -152,7 +158,7 @@ def _record(unit: Unit, path: str, known: VolumeRecord | None, keys: Iterable[st
     status = os.stat(unit.node)  # noqa: PTH116
     size = unit.size or 0
     label, problem = _read_label(unit)
-    serial = _serial(unit, path, known, status.st_rdev)
+    serial = _serial(unit, path, known, status.st_rdev, job)
     record = VolumeRecord(
         unit.name,
         size,
@@ -185,7 +191,9 @@ def _read_label(unit: Unit) -> tuple[str | None, str | None]:
         return None, f"unreadable: {err.strerror}"
 
 
-def _serial(unit: Unit, path: str, known: VolumeRecord | None, rdev: int) -> str | None:
+def _serial(
+    unit: Unit, path: str, known: VolumeRecord | None, rdev: int, job: Job[Any] | None
+) -> str | None:
     """Return what a unit calls itself, None if it does not say."""
     serial = read_serial(unit.device)
     if serial is not None:
@@ -198,7 +206,9 @@ def _serial(unit: Unit, path: str, known: VolumeRecord | None, rdev: int) -> str
         return known.key
     argv = (scsi_id(), "--replace-whitespace", "--whitelisted", "--device", unit.node)
     try:
-        return tool.run(argv, timeout=10).text.strip() or None
+        return tool.run(argv, timeout=10, job=job).text.strip() or None
+    except Cancelled:
+        raise
     except StorageError:  # it is a convenience only: the path is a key as well
         return None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +38,6 @@ _PROBED = 1 << 18
 _ZEROED = 1 << 20
 
 
-class Intent(Enum):
-    """Why somebody asks what a device holds."""
-
-    #: it is to be overwritten
-    WRITE = "write"
-    #: it is to be used as it is
-    VERIFY = "verify"
-
-
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What blkid found on a device.
@@ -67,22 +57,18 @@ class Signature:
         return self.type or self.table
 
 
-def check_empty(
-    device: str, wanted: str, job: Job[Any] | None = None, *, intent: Intent = Intent.WRITE
-) -> None:
-    """Refuse a device that holds what an *intent* does not allow.
+def check_empty(device: str, wanted: str, job: Job[Any] | None = None) -> None:
+    """Refuse a device that holds anything.
 
     :param device: path of a block device, or of a regular file.
-    :param wanted: the format it is to get or to have, in libvirt's or blkid's words.
-    :raise PoolBuilt: to write: it holds something.
-    :raise ProbeFailed: it cannot be told what it holds; to verify: it holds nothing.
-    :raise OperationInvalid: to verify: it holds something else; or there is no blkid to ask.
+    :param wanted: the format it is to get, in libvirt's or blkid's words.
+    :raise PoolBuilt: it holds something.
+    :raise ProbeFailed: it cannot be told what it holds.
+    :raise OperationInvalid: there is no blkid to ask.
     """
     try:
         found = read_signature(device, wanted, job)
     except MissingProgram as err:
-        if intent is Intent.VERIFY:
-            return
         raise OperationInvalid(
             f"Unable to probe '{device}' for existing data, forced overwrite is necessary",
             advice=err.advice,
@@ -92,10 +78,18 @@ def check_empty(
             "Found additional probes to run, probing may be incorrect",
             advice=f"Several signatures contradict each other: wipefs {device} lists them.",
         )
-    if intent is Intent.WRITE:
-        _check_writable(device, wanted, found)
-    else:
-        _check_usable(device, wanted, found)
+    if not found.format:
+        return
+    if found.format.lower() == _BLKID_NAMES.get(wanted, wanted).lower():
+        raise PoolBuilt(
+            f"Device '{device}' already formatted using '{wanted}'",
+            advice="Build without a flag to keep it, or with --overwrite to lose what is on it.",
+        )
+    raise PoolBuilt(
+        f"Format of device '{device}' does not match the expected format '{wanted}', "
+        "forced overwrite is necessary",
+        advice=f"It holds {found.format}, which --overwrite would lose.",
+    )
 
 
 def read_signature(device: str, wanted: str, job: Job[Any] | None = None) -> Signature:
@@ -169,35 +163,6 @@ def _read_ends(device: str) -> None:
         os.pread(fd, _PROBED, max(size - _PROBED, 0))
     finally:
         os.close(fd)
-
-
-def _check_writable(device: str, wanted: str, found: Signature) -> None:
-    if not found.format:
-        return
-    if _is_same(found, wanted):
-        raise PoolBuilt(
-            f"Device '{device}' already formatted using '{wanted}'",
-            advice="Build without a flag to keep it, or with --overwrite to lose what is on it.",
-        )
-    raise PoolBuilt(
-        f"Format of device '{device}' does not match the expected format '{wanted}', "
-        "forced overwrite is necessary",
-        advice=f"It holds {found.format}, which --overwrite would lose.",
-    )
-
-
-def _check_usable(device: str, wanted: str, found: Signature) -> None:
-    if not found.format:
-        raise ProbeFailed(f"Device '{device}' is unrecognized, requires build")
-    if not _is_same(found, wanted):
-        raise OperationInvalid(
-            f"Format of device '{device}' does not match the expected format '{wanted}'",
-            advice=f"It holds {found.format}.",
-        )
-
-
-def _is_same(found: Signature, wanted: str) -> bool:
-    return found.format.lower() == _BLKID_NAMES.get(wanted, wanted).lower()
 
 
 def _unprobed(wanted: str, why: str) -> ProbeFailed:

@@ -12,12 +12,14 @@ import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from storaged import mounts
 from storaged.backend import Anchored, Backend, Host
 from storaged.backends._rights import Rights
 from storaged.errors import InternalError, StorageError, TargetChanged, system_errors
 from storaged.formats import syscalls
+from storaged.job import Job
 from storaged.model import PoolDef, Space
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -85,6 +87,10 @@ class TargetDirectory(Backend, Anchored):
 
     def check(self) -> bool:
         return os.path.isdir(self.target)  # noqa: PTH112
+
+    def stop(self, job: Job[Any]) -> str | None:
+        self.rights.close()
+        return None
 
     def anchor(self) -> Mapping[str, str | int]:
         with self.opened_target(verify=False) as directory:

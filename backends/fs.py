@@ -8,9 +8,12 @@ is in use is ever formatted.
 
 from __future__ import annotations
 
+import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import UUID
 
 from storaged import mounts
 from storaged.backend import Descriptor
@@ -26,6 +29,10 @@ from storaged.traits import PoolType, traits_of
 #: File systems that nobody expects to be writable.
 _READ_ONLY = frozenset({"iso9660", "udf", "squashfs", "erofs", "cramfs", "romfs"})
 _DEVICES = Path("/sys/dev/block")
+_BTRFS = Path("/sys/fs/btrfs")
+#: ``BTRFS_IOC_FS_INFO``: in the answer, two numbers come before the UUID.
+_FS_INFO = 0x8400941F
+_FS_INFO_SIZE = 1024
 
 
 class Fs(MountedTarget):
@@ -36,7 +43,7 @@ class Fs(MountedTarget):
     )
     #: a log that is long may take its time to be replayed
     mount_timeout: ClassVar[float] = 300.0
-    watch_every: ClassVar[float] = 5.0
+    watch_every: ClassVar[float] = 4.0
 
     def check_source(self) -> None:
         devices = self.definition.source.devices
@@ -64,7 +71,7 @@ class Fs(MountedTarget):
         if device is None:
             raise OperationFailed(f"no device has {source}", advice="lsblk -f lists what there is.")
         kind = self.definition.source.format or "auto"
-        make_file_system(device, kind, job, overwrite=overwrite)
+        make_file_system(device, kind, job, overwrite=overwrite, source=source)
 
     def watch_source(self, directory: int) -> None:
         """Tell of a disk that was pulled: its file system answers from memory for long."""
@@ -77,13 +84,9 @@ class Fs(MountedTarget):
             mount = mounts.mount_of(directory)
         except InternalError:  # detached: the next opening tells
             return
-        if mount.source.startswith("/dev/"):
-            try:
-                number = Path(mount.source).stat().st_rdev
-            except OSError as err:
-                raise no_device(mount.source) from err
-            if not (_DEVICES / f"{os.major(number)}:{os.minor(number)}").exists():
-                raise no_device(mount.source)
+        devices = _devices(mount, directory)
+        if devices and not any(device.exists() for device in devices):
+            raise no_device(mount.source)
 
     def mount_notes(self, mount: Mount) -> tuple[str, ...]:
         asked = {"ro"} & {word for o in self.definition.mount_options for word in o.split(",")}
@@ -92,3 +95,13 @@ class Fs(MountedTarget):
                 f"the {mount.type} of {mount.source} is read-only, perhaps after errors: dmesg",
             )
         return ()
+
+
+def _devices(mount: Mount, directory: int) -> tuple[Path, ...]:
+    """Return where the kernel has the devices of a mount, whatever they are called by now."""
+    if not mount.device.startswith("0:"):
+        return (_DEVICES / mount.device,)
+    with suppress(OSError):  # btrfs may have several, and a number of its own
+        answer = fcntl.ioctl(directory, _FS_INFO, bytes(_FS_INFO_SIZE))
+        return tuple((_BTRFS / str(UUID(bytes=answer[16:32])) / "devices").iterdir())
+    return ()

@@ -8,6 +8,7 @@ interface that were there before are left as they were; and nothing waits withou
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from storaged.backend import (
@@ -24,6 +25,7 @@ from storaged.backend import (
 )
 from storaged.backends import _iscsiadm as iscsiadm
 from storaged.backends._iscsiface import require_interface
+from storaged.backends._iscsiloan import recover
 from storaged.backends._iscsilogin import Credentials, Login
 from storaged.backends._iscsiportal import Portal, check_name
 from storaged.backends._iscsisession import LOGGED_IN, Session, read_session
@@ -34,6 +36,7 @@ from storaged.errors import (
     InternalError,
     InvalidArgument,
     OperationFailed,
+    StorageError,
     XMLError,
 )
 from storaged.job import Job
@@ -51,13 +54,18 @@ class Iscsi(ScsiUnits, FindsSources, StopsByForce, Watched, Plugged, Remembers):
         self._number: int | None = None
         #: whether that session is there because we have logged in
         self._ours = False
+        #: whether only the database of iscsiadm says so
+        self._untold = False
 
     @classmethod
-    def find_sources(cls, spec: PoolSource | None, host: Host) -> tuple[PoolSource, ...]:
+    def find_sources(
+        cls, spec: PoolSource | None, host: Host, job: Job[Any]
+    ) -> tuple[PoolSource, ...]:
         if spec is None:
             raise InvalidArgument("hostname must be specified for iscsi sources")
         portal = _portal(spec)
-        found = iscsiadm.discover(portal.in_group(1), require_interface(_initiator(spec)))
+        interface = require_interface(_initiator(spec))
+        found = iscsiadm.discover(portal.in_group(1), interface, job)
         names = dict.fromkeys(target for _, target in found)
         at = SourceHost(spec.hosts[0].name, portal.port)
         return tuple(
@@ -65,20 +73,24 @@ class Iscsi(ScsiUnits, FindsSources, StopsByForce, Watched, Plugged, Remembers):
             for name in names
         )
 
+    @classmethod
+    def recover(cls) -> None:
+        recover()
+
+    @property
+    def check_proves(self) -> bool:
+        with suppress(StorageError):
+            return self._login().is_open()
+        return False
+
     def check(self) -> bool:
         return self._session() is not None
 
     def start(self, job: Job[Any]) -> None:
-        login = self._login()
-        session = login.session()
-        if session is None:
-            session = login.log_in(self._credentials(), job)
-            ours = True
-        else:
-            ours = login.recover(session.interface, job) or (
-                self._ours and session.id == self._number
-            )
-        self._number, self._ours = session.id, ours
+        if self._session() is None:
+            session = self._login().log_in(self._credentials(), job)
+            self._number, self._ours = session.id, True
+        self._untold = self._ours
 
     def stop(self, job: Job[Any]) -> None:
         self._log_out(job, force=False)
@@ -100,6 +112,9 @@ class Iscsi(ScsiUnits, FindsSources, StopsByForce, Watched, Plugged, Remembers):
 
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         session = self._answering()
+        if self._untold:  # the first scan comes when all is kept that says that the pool is active
+            self._login().conclude()
+            self._untold = False
         iscsiadm.rescan(session.id, job)
         return self.scan_units(known, job)
 
@@ -136,9 +151,10 @@ class Iscsi(ScsiUnits, FindsSources, StopsByForce, Watched, Plugged, Remembers):
         return session
 
     def _session(self) -> Session | None:
-        session = self._login().session(self._number)
+        login = self._login()
+        session = login.session(self._number)
         if session is not None and session.id != self._number:
-            self._number, self._ours = session.id, False
+            self._number, self._ours = session.id, login.is_left(session)
         return session
 
     def _log_out(self, job: Job[Any], *, force: bool) -> None:

@@ -21,11 +21,12 @@ from storaged.backend import (
     WipeAlgorithm,
 )
 from storaged.backends._block import BlockVolumes, with_image
+from storaged.backends._blockopen import discard_unit_of
+from storaged.backends._lvmbuild import BuildsGroup, FindsGroups
 from storaged.backends._lvmchange import ChangesVolumes, require_unneeded
-from storaged.backends._lvmgroup import BuildsGroup, FindsGroups
 from storaged.backends._lvmmake import MakesVolumes
-from storaged.backends._lvmnames import is_abandoned, is_mapped
-from storaged.backends._lvmrecord import THIN_POOL, group_problems, is_listed, record, records
+from storaged.backends._lvmnames import is_mapped
+from storaged.backends._lvmrecord import THIN_POOL, is_listed, record, records
 from storaged.backends._lvmreport import Group, LogicalVolume
 from storaged.errors import NoSpace, NoSuchVolume, OperationUnsupported, Unsupported
 from storaged.job import Job
@@ -51,15 +52,14 @@ class Logical(
 
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         group = self.report(job)
-        if any(is_abandoned(one.tags, self.host.id) for one in group.volumes.values()):
-            self.remove_abandoned(group, job)
+        if self.remove_abandoned(group, job):
             group = self.report(job)
         found = {
             name: with_image(one, known.get(name))
             for name, one in records(group, self.target).items()
         }
         space = Space(group.size, group.size - group.free, group.free)
-        return Refresh(found, space, problems=group_problems(group))
+        return Refresh(found, space, problems=self.group_problems(group))
 
     def look(self, name: str, known: VolumeRecord | None) -> VolumeRecord | None:
         if known is not None and not _fills_up(known):
@@ -100,6 +100,15 @@ class Logical(
         with suppress(OSError):
             return path.read_text().strip().endswith((volume.key or "").replace("-", ""))
         return False
+
+    def discard_unit(self, volume: VolumeRecord) -> int:
+        """See `OpensDevices.discard_unit`: a thin volume has no blocks where it was discarded."""
+        found = self.recent().volumes.get(volume.name)
+        if found is None or not found.is_thin:
+            return 0
+        with suppress(OSError):
+            return discard_unit_of(Path(self.device_path(volume)).stat().st_rdev)
+        return 0
 
     def allocation_of(self, known: VolumeRecord, size: int) -> int:
         """See `LooksAtDevices.allocation_of`: snapshots and thin volumes take less."""
@@ -168,14 +177,13 @@ def _fills_up(volume: VolumeRecord) -> bool:
 
 def _require_room(volume: LogicalVolume, group: Group) -> None:
     """Refuse to write a thin volume in full where its pool cannot hold that."""
-    pool = group.volumes.get(volume.pool or "")
-    if pool is None or pool.data is None or volume.data is None:
+    free = group.free_in(volume.pool)
+    if free is None or volume.data is None:
         return
-    free = int(pool.size * (100 - pool.data) / 100)
     wanted = int(volume.size * (100 - volume.data) / 100)
     if wanted > free:
         raise NoSpace(
             f"Not enough space left in storage pool: writing all of thin volume '{volume.name}'"
-            f" takes {format_size(wanted)}, and thin pool '{pool.name}' has {format_size(free)}",
+            f" takes {format_size(wanted)}, and thin pool '{volume.pool}' has {format_size(free)}",
             advice="Discarding takes none: --algorithm trim.",
         )

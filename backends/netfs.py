@@ -6,18 +6,21 @@ made, opened and removed as the user whom they belong to, see `storaged.backends
 
 from __future__ import annotations
 
-from typing import ClassVar
+from ipaddress import ip_address
+from typing import Any, ClassVar
 
 from storaged.backend import Descriptor, FindsSources, Host
 from storaged.backends._exports import find_exports
 from storaged.backends._local import FILE_FORMATS
 from storaged.backends._mount import MountedTarget
 from storaged.errors import ConfigUnsupported, InvalidArgument
+from storaged.job import Job
 from storaged.model import PoolSource
 from storaged.mounts import Mount
 from storaged.traits import PoolType, traits_of
 
 _NFS = ("nfs", "nfs4")
+_CIFS = ("cifs", "smb3")
 
 
 class Netfs(MountedTarget, FindsSources):
@@ -30,14 +33,16 @@ class Netfs(MountedTarget, FindsSources):
     watch_every: ClassVar[float] = 2.0
 
     @classmethod
-    def find_sources(cls, spec: PoolSource | None, host: Host) -> tuple[PoolSource, ...]:
+    def find_sources(
+        cls, spec: PoolSource | None, host: Host, job: Job[Any]
+    ) -> tuple[PoolSource, ...]:
         if spec is None:
             raise InvalidArgument("hostname must be specified for netfs sources")
         if len(spec.hosts) != 1:
             raise ConfigUnsupported("Expected exactly 1 host for the storage pool")
         if spec.hosts[0].name.startswith("-"):
             raise InvalidArgument(f"host name '{spec.hosts[0].name}' begins with a dash")
-        return find_exports(spec.hosts[0])
+        return find_exports(spec.hosts[0], job)
 
     def check_source(self) -> None:
         source = self.definition.source
@@ -70,7 +75,9 @@ class Netfs(MountedTarget, FindsSources):
         return ("guest",) if source.format == "cifs" else ()
 
     def is_source(self, mount: Mount) -> bool:
-        return mount.root == "/" and _same(mount.source, self.mount_source())
+        # a cifs mount may show where in the share it begins
+        below = mount.type in _CIFS and mount.source.endswith(mount.root)
+        return _same(mount.source, self.mount_source()) and (mount.root == "/" or below)
 
     def force_options(self, mount: Mount) -> tuple[str, ...]:
         return ("-f",) if mount.type in _NFS else ()
@@ -84,8 +91,16 @@ def _same(source: str, other: str) -> bool:
 def _parts(source: str) -> tuple[str, str]:
     if source.startswith("//"):
         host, _, path = source[2:].partition("/")
-    else:
+    elif ":/" in source:
         host, _, path = source.partition(":/")
-        if not path and ":" in source and not source.startswith("["):
-            host, _, path = source.partition(":")
-    return host.lower(), path.strip("/")
+    else:
+        host, _, path = source.rpartition(":")
+    return _host(host), path.strip("/")
+
+
+def _host(name: str) -> str:
+    """Return a host's name, or its address, in the one way that it is compared in."""
+    try:
+        return ip_address(name.strip("[]")).compressed
+    except ValueError:
+        return name.lower()

@@ -35,11 +35,14 @@ class FileHandle:
 
     :param fd: an open descriptor; its file offset is of no account and may be moved.
     :param owned: whether `close` closes *fd*.
+    :param discard_unit: of a device whose units of so many bytes read as zeros once they were
+        discarded, as a thin volume's do; 0 where nobody promises that.
     """
 
-    def __init__(self, fd: int, *, owned: bool = True) -> None:
+    def __init__(self, fd: int, *, owned: bool = True, discard_unit: int = 0) -> None:
         self._fd = fd
         self._owned = owned
+        self._discard_unit = discard_unit
         self._block = stat.S_ISBLK(os.fstat(fd).st_mode)
 
     def __enter__(self) -> Self:
@@ -214,19 +217,32 @@ class FileHandle:
     def _zero_device(self, offset: int, length: int, *, unmap: bool) -> None:
         """Make a stretch of a block device read as zeros, by the device itself where it can.
 
-        The kernel discards only where what was discarded reads as zeros. Where the device can
-        neither do that nor write zeros by itself, the kernel writes them without copying any.
+        The kernel discards only where it knows that what was discarded reads as zeros. Where the
+        device can neither do that nor write zeros by itself, the kernel writes them without copying
+        any.
         """
-        start = -(-offset // _DEVICE_UNIT) * _DEVICE_UNIT
-        stop = (offset + length) // _DEVICE_UNIT * _DEVICE_UNIT
+        unit = (unmap and self._discard_unit) or _DEVICE_UNIT
+        start = -(-offset // unit) * unit
+        stop = (offset + length) // unit * unit
         if start >= stop:
             self._write_zeros(offset, length)
             return
         self._write_zeros(offset, start - offset)
-        modes = (_PUNCH, _ZERO_RANGE) if unmap else (_ZERO_RANGE,)
-        if not any(self._fallocate(mode, start, stop - start) for mode in modes):
-            self._write_zeros(start, stop - start)
+        if not (unmap and self._discard_unit and self._discard(start, stop - start)):
+            modes = (_PUNCH, _ZERO_RANGE) if unmap else (_ZERO_RANGE,)
+            if not any(self._fallocate(mode, start, stop - start) for mode in modes):
+                self._write_zeros(start, stop - start)
         self._write_zeros(stop, offset + length - stop)
+
+    def _discard(self, offset: int, length: int) -> bool:
+        """Return whether it was done; False where the device does not."""
+        try:
+            syscalls.discard(self._fd, offset, length)
+        except OSError as err:
+            if err.errno in _NO_SUCH_CALL | _NOT_ON_DEVICE:
+                return False
+            raise
+        return True
 
     def _write_zeros(self, offset: int, length: int) -> None:
         zeros = memoryview(bytes(min(length, _PIECE)))

@@ -16,6 +16,7 @@ from storaged.formats.luks import (
     KEY_DISABLED,
     KEY_ENABLED,
     KEY_SLOTS,
+    MAX_KEY_BYTES,
     MIN_PAYLOAD,
     SECTOR,
     STRIPES,
@@ -114,6 +115,11 @@ def slot_sectors(key_bytes: int) -> int:
     """Return how far apart the key slots lie: their material, rounded up to 4 KiB."""
     sectors = -(-key_bytes * STRIPES // SECTOR)
     return -(-sectors // MIN_PAYLOAD) * MIN_PAYLOAD
+
+
+def longest_header() -> int:
+    """Return where the data of a new container begin at the latest, in bytes."""
+    return (MIN_PAYLOAD + KEY_SLOTS * slot_sectors(MAX_KEY_BYTES)) * SECTOR
 
 
 def write_material(

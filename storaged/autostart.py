@@ -1,114 +1,123 @@
 """What is started with the host, and tried again where that failed.
 
 A failed autostart is a state: the pool says why, and when the next try is. The delays double up to
-a bound; a change of the host's mounts is a reason to try at once. It ends with a success, and as
-soon as somebody starts, stops or undefines the pool, or switches its autostart off.
+a bound. It ends with a success, and as soon as somebody starts, stops or undefines the pool, or
+switches its autostart off. What is left to be started is kept in a file for each pool until then,
+so that an engine takes up what the one before it did not bring to an end.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import select
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from storaged.errors import StorageError
 from storaged.job import Job
-from storaged.model import PoolRef
 from storaged.pool import PoolObject
 from storaged.poolstate import Phase, Retry, Services
+from storaged.starting import start
 from storaged.worker import Limits
 
-#: Changes of mounts are a reason to try again if the last try was so long ago, in seconds: failed
-#: tries change mounts themselves.
-_SETTLED = 5.0
-#: How long what happens at once is collected, in seconds.
-_COLLECT = 0.2
-_MOUNTS = "/proc/self/mountinfo"
+#: Why a pool was not started, as long as nothing else is known.
+_INTERRUPTED: Final = "it was interrupted"
 
 
 class Autostart:
-    """Starts pools and tries again; one thread while something is to be tried again.
+    """Starts pools and tries again; one thread while something is to be tried again."""
 
-    :param start: starts a pool.
-    """
-
-    def __init__(self, services: Services, start: Callable[[PoolRef], Job[None]]) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._start = start
         self._lock = threading.Lock()
-        #: what waits for its next try, and when the last one ended
-        self._waiting: dict[PoolObject, tuple[Retry, float]] = {}
+        #: what waits for its next try
+        self._waiting: dict[PoolObject, Retry] = {}
         self._watched = False
-        #: an eventfd that wakes the thread
-        self._nudges: int | None = None
-        #: it was asked to try again now
-        self._hurry = False
+        self._wake = threading.Event()
+
+    def recall(self, pools: Iterable[PoolObject]) -> None:
+        """Have those of *pools* tell it that an engine before this one has not started."""
+        for pool, why in self._left(pools):
+            if _is_wanted(pool):
+                pool.retry = Retry(why, 0, math.inf)
+
+    def note(self, pools: Iterable[PoolObject]) -> None:
+        """Keep that the inactive ones of *pools* with autostart are to be started.
+
+        :raise SystemFailure: it cannot be kept.
+        """
+        for pool in pools:
+            if _is_wanted(pool):
+                self._services.store.note_unstarted(pool.ref.uuid, _INTERRUPTED)
 
     def begin(self, pools: Iterable[PoolObject]) -> list[Job[None]]:
-        """Start the inactive ones of *pools* that are to be started with the host."""
-        wanted = [pool for pool in pools if pool.autostart and pool.phase is Phase.INACTIVE]
-        begun = [self._attempt(pool, Retry("", 0)) for pool in wanted]
-        return [job for job in begun if job is not None]
+        """Start those of *pools* that are kept as to be started."""
+        begun = []
+        for pool, _ in self._left(pools):
+            if not _is_wanted(pool):
+                pool.decide()
+            elif (job := self._attempt(pool, pool.retry or Retry("", 0))) is not None:
+                begun.append(job)
+        return begun
 
     def is_waiting(self) -> bool:
         """Tell whether a pool is still to be started."""
         return bool(self._waiting)
 
-    def nudge(self) -> None:
-        """Try again what waits: something has changed on this host."""
-        with self._lock:
-            self._hurry = True
-            self._poke()
-
     def end(self) -> None:
         """Try nothing again."""
         with self._lock:
             self._waiting.clear()
-            self._poke()
+        self._wake.set()
 
-    def _poke(self) -> None:
-        """Wake the thread. Call it with the lock held."""
-        if self._nudges is not None:
-            with suppress(BlockingIOError):
-                os.eventfd_write(self._nudges, 1)
+    def _left(self, pools: Iterable[PoolObject]) -> list[tuple[PoolObject, str]]:
+        """Return those of *pools* that are kept as to be started, and why they were not."""
+        left = self._services.store.unstarted()
+        if not left:
+            return []
+        return [(pool, left[pool.ref.uuid]) for pool in pools if pool.ref.uuid in left]
 
     def _attempt(self, pool: PoolObject, last: Retry) -> Job[None] | None:
-        try:
-            job = self._start(pool.ref)
-        except StorageError as err:
-            self._failed(pool, last, err)
+        """Start a pool; return the job, None if it could not be begun."""
+        if self._services.closed.is_set():
             return None
-        if last.attempts:
-            pool.retry = Retry(last.why, last.attempts)
-        job.on_end(partial(self._ended, pool, job, last))
+        attempt = pool.retry = Retry(last.why, last.attempts)
+        try:
+            job = start(pool)
+        except Exception as err:  # the others are still to be started
+            self._failed(pool, attempt, err)
+            return None
+        job.on_end(partial(self._ended, pool, job, attempt))
         return job
 
-    def _ended(self, pool: PoolObject, job: Job[None], last: Retry) -> None:
+    def _ended(self, pool: PoolObject, job: Job[None], attempt: Retry) -> None:
         if job.error is None:
-            pool.retry = None
+            pool.decide()
         else:
-            self._failed(pool, last, job.error)
+            self._failed(pool, attempt, job.error)
 
-    def _failed(self, pool: PoolObject, last: Retry, error: BaseException) -> None:
-        if pool.removed or not pool.autostart or pool.phase is not Phase.INACTIVE:
-            pool.retry = None
-            return
+    def _failed(self, pool: PoolObject, attempt: Retry, error: BaseException) -> None:
         why = error.message if isinstance(error, StorageError) else repr(error)
-        now = time.monotonic()
-        due = now + pause(self._services.limits, last.attempts)
-        retry = pool.retry = Retry(why, last.attempts + 1, due)
+        due = time.monotonic() + pause(self._services.limits, attempt.attempts)
+        retry = Retry(why, attempt.attempts + 1, due)
+        if not _is_wanted(pool):
+            pool.decide()
+            return
+        with pool.lock:
+            if pool.retry is not attempt:
+                return  # somebody has decided otherwise
+            pool.retry = retry
+            with suppress(StorageError):  # that it is to be started is kept already
+                self._services.store.note_unstarted(pool.ref.uuid, why)
         with self._lock:
             if self._services.closed.is_set():
                 return
-            self._waiting[pool] = (retry, now)
+            self._waiting[pool] = retry
+            self._wake.set()
             if self._watched:
-                self._poke()
                 return
             self._watched = True
         self._begin_thread()
@@ -123,68 +132,25 @@ class Autostart:
 
     def _run(self) -> None:
         """Try again what is due until nothing waits."""
-        nudges = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        with self._lock:
-            self._nudges = nudges
-        mounts = _open_mounts()
-        try:
-            poller = select.poll()
-            poller.register(nudges, select.POLLIN)
-            if mounts is not None:
-                poller.register(mounts, select.POLLPRI)
-            while (due := self._try_due()) is not None:
-                self._wait(poller, nudges, due)
-        finally:
-            with self._lock:
-                if self._nudges == nudges:
-                    self._nudges = None
-            os.close(nudges)
-            if mounts is not None:
-                os.close(mounts)
+        while (due := self._try_due()) is not None:
+            self._wake.wait(max(due - time.monotonic(), 0))
+            self._wake.clear()
 
     def _try_due(self) -> float | None:
         """Try again what is due; return when the next one is, None if nothing is left."""
-        while True:
-            now = time.monotonic()
-            with self._lock:
-                self._waiting = {
-                    pool: (retry, ended)
-                    for pool, (retry, ended) in self._waiting.items()
-                    if pool.retry is retry  # else somebody has decided otherwise
-                }
-                if not self._waiting:
-                    self._watched = False
-                    return None
-                due = {
-                    pool: retry
-                    for pool, (retry, _) in self._waiting.items()
-                    if retry.due is None or retry.due <= now
-                }
-                if not due:
-                    return min(retry.due or now for retry, _ in self._waiting.values())
-                for pool in due:
-                    del self._waiting[pool]
-            for pool, retry in due.items():
-                self._attempt(pool, retry)
-
-    def _wait(self, poller: select.poll, nudges: int, due: float) -> None:
-        """Wait until *due*, or until something happens that may have mended what failed."""
-        left = max(due - time.monotonic(), 0)
-        happened = poller.poll(math.ceil(left * 1000))
-        if not happened:
-            return
-        time.sleep(_COLLECT)
-        with suppress(BlockingIOError):
-            os.eventfd_read(nudges)
         now = time.monotonic()
         with self._lock:
-            if not self._hurry and all(fd == nudges for fd, _ in happened):
-                return  # only something new to wait for
-            self._hurry = False
-            for pool, (retry, ended) in list(self._waiting.items()):
-                if pool.retry is retry and now - ended >= _SETTLED:
-                    pool.retry = sooner = replace(retry, due=now)
-                    self._waiting[pool] = (sooner, ended)
+            # whoever has decided otherwise has taken the retry from its pool
+            waiting = {p: retry for p, retry in self._waiting.items() if p.retry is retry}
+            due = {p: retry for p, retry in waiting.items() if (retry.due or 0) <= now}
+            self._waiting = {p: retry for p, retry in waiting.items() if p not in due}
+        for pool, retry in due.items():
+            self._attempt(pool, retry)
+        with self._lock:
+            if self._waiting:
+                return min(retry.due or 0 for retry in self._waiting.values())
+            self._watched = False
+            return None
 
 
 def pause(limits: Limits, failed: int) -> float:
@@ -195,9 +161,6 @@ def pause(limits: Limits, failed: int) -> float:
     return min(limits.retry_after * 2.0 ** min(failed, 32), limits.retry_at_least)
 
 
-def _open_mounts() -> int | None:
-    """Open what tells of each change of the host's mounts."""
-    try:
-        return os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # without it the delays alone decide
-        return None
+def _is_wanted(pool: PoolObject) -> bool:
+    """Tell whether a pool is one that is to be started with the host and does not run."""
+    return pool.autostart and not pool.removed and pool.phase is Phase.INACTIVE

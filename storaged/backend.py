@@ -59,18 +59,33 @@ class Backend(ABC):
         self.definition = definition
         self.host = host
 
-    def check(self) -> bool:
-        """Tell whether the storage is active on this host already (asked once after a boot)."""
+    @property
+    def check_proves(self) -> bool:
+        """Whether what `check` sees is there only while the pool is active.
+
+        Then an engine after one that was killed in a start shows it; `check` must be cheap.
+        """
         return False
+
+    def check(self) -> bool:
+        """Tell whether the storage is active already (asked once a boot, see `check_proves`)."""
+        return False
+
+    @classmethod
+    def recover(cls) -> None:
+        """Put right what engines have left that were killed, of any pool; quick.
+
+        It is called at an opening if something lies in one of `storaged.backends.NOTES`.
+        """
 
     def start(self, job: Job[Any]) -> None:
         """Make the storage available: mount, log in, activate. Doing it twice is no error."""
 
-    def stop(self, job: Job[Any]) -> None:
-        """Undo `start`. Doing it twice is no error."""
+    def stop(self, job: Job[Any]) -> str | None:
+        """Undo `start`. Doing it twice is no error.
 
-    def remains(self) -> str | None:
-        """Tell in words what the last `stop` left as it was because others use it, if anything."""
+        :returns: in words, what was left as it was because others use it; None: nothing.
+        """
         return None
 
     @abstractmethod
@@ -117,8 +132,13 @@ class FindsSources(Ability, ABC):
 
     @classmethod
     @abstractmethod
-    def find_sources(cls, spec: PoolSource | None, host: Host) -> tuple[PoolSource, ...]:
-        """Return the sources that match *spec*."""
+    def find_sources(
+        cls, spec: PoolSource | None, host: Host, job: Job[Any]
+    ) -> tuple[PoolSource, ...]:
+        """Return the sources that match *spec*.
+
+        :param job: is cancelled when who asked has gone.
+        """
 
 
 class LooksAtVolumes(Ability, ABC):
@@ -306,8 +326,11 @@ class StopsByForce(Ability, ABC):
     missing = "storage pool does not support a forced stop"
 
     @abstractmethod
-    def stop_by_force(self, job: Job[Any]) -> None:
-        """As `Backend.stop`, without waiting for the storage: a lazy unmount, a logout."""
+    def stop_by_force(self, job: Job[Any]) -> str | None:
+        """As `Backend.stop`, without waiting for the storage: a lazy unmount, a logout.
+
+        A `start`, a `stop` and work on volumes may still hang in it.
+        """
 
 
 class Watched(Ability, ABC):
@@ -315,7 +338,7 @@ class Watched(Ability, ABC):
 
     missing = "storage pool is not watched"
 
-    #: how often it is looked at, in seconds
+    #: how often it is looked at, in seconds; at least every 4 s, whatever stands here
     watch_every: ClassVar[float] = 2.0
 
     @abstractmethod

@@ -125,6 +125,24 @@ class Child:
         os.close(self._errors)
 
 
+def sealed_memory(name: str, room: int) -> int:
+    """Return a descriptor of memory that a program can write so many bytes to, and no more.
+
+    :raise OSError: there is none.
+    """
+    import fcntl  # not where only the client half runs
+
+    memory = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(memory, room)
+        # from here on a write beyond the end fails
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
 class User(NamedTuple):
     """Whom a program runs as: a user, a group, and no further groups."""
 
@@ -154,15 +172,11 @@ def start(
     :param shown: the arguments as errors show them, where *argv* begins with what is only a means.
     :raise CommandFailed: there is no such program, or it cannot be run.
     """
-    import fcntl  # not where only the client half runs
     import subprocess  # slow to import, and most never need it
 
     argv = tuple(argv)
     with system_errors("Cannot keep the errors of a program"):
-        errors = os.memfd_create("stderr", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(errors, _STDERR_ROOM)
-        # from here on a write beyond the end fails
-        fcntl.fcntl(errors, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        errors = sealed_memory("stderr", _STDERR_ROOM)
     try:
         process = subprocess.Popen(
             argv,

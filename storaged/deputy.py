@@ -17,13 +17,14 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from storaged import command
 from storaged.command import User
-from storaged.errors import CommandFailed
+from storaged.errors import StorageError
 
 _SCRIPT = Path(__file__).with_name("deputyscript.py")
 #: How long one request may take, in seconds; an NFS server that has restarted lets clients wait.
@@ -31,7 +32,9 @@ TIMEOUT = 20.0
 #: How long a child that was killed may take to end, in seconds.
 _PATIENCE = 1.0
 _REPLY = struct.Struct("=i")
-#: Errors that mean that the child has ended, so that nothing was done.
+#: How many of one pool's children are kept: a server may invent any number of owners.
+_MOST = 8
+#: Errors of our socket that mean that the child has ended.
 _GONE = (ConnectionError, EOFError)
 
 
@@ -47,6 +50,11 @@ class Deputy:
         self._lock = threading.Lock()
         #: how often it was closed
         self._ends = 0
+        #: whether the last request was taken by the child
+        self._sent = False
+        self._retired = False
+        #: until when nothing is asked of it, by `time.monotonic`
+        self._shunned = 0.0
         self._child: command.Child | None = None
         self._channel: socket.socket | None = None
 
@@ -79,6 +87,10 @@ class Deputy:
         """Rename an entry; what has the new name is replaced."""
         self._ask((b"rename", os.fsencode(name), os.fsencode(new)), directory)
 
+    def rename_noreplace(self, directory: int, name: str, new: str) -> None:
+        """Rename an entry; nothing is replaced. EINVAL where that cannot be promised."""
+        self._ask((b"rename_noreplace", os.fsencode(name), os.fsencode(new)), directory)
+
     def chmod(self, fd: int, mode: int) -> None:
         """Set the mode of an open file."""
         self._ask((b"chmod", _number(mode)), fd)
@@ -99,6 +111,15 @@ class Deputy:
             finally:
                 self._lock.release()
 
+    def retire(self) -> None:
+        """End the child once no request is under way; a later request has one for itself alone."""
+        self._retired = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
+
     def reap(self) -> None:
         """Forget the child if it has ended."""
         if self._lock.acquire(blocking=False):
@@ -109,34 +130,56 @@ class Deputy:
                 self._lock.release()
 
     def _ask(self, words: Sequence[bytes], fd: int) -> int | None:
-        request = b"\0".join(words)
         if not self._lock.acquire(timeout=self._timeout):
             raise _timed_out()
         try:
-            ends = self._ends
+            number, opened = self._answer(b"\0".join(words), fd)
+        finally:
+            self._lock.release()
+            if self._retired:
+                self.retire()
+        if number:
+            raise OSError(number, os.strerror(number))
+        return opened
+
+    def _answer(self, request: bytes, fd: int) -> tuple[int, int | None]:
+        """Return the error number and the descriptor of a reply.
+
+        A user may stop his deputy, so one that let us wait is not asked again for as long as that.
+        """
+        began = time.monotonic()
+        if began < self._shunned:
+            raise _timed_out()
+        ends = self._ends
+        try:
             try:
                 return self._exchange(request, fd)
-            except _GONE:  # it went because it had nothing to do
-                if self._ends != ends:
+            except _GONE:
+                if self._ends != ends or not self._was_idle():
                     raise
                 self._drop()
                 return self._exchange(request, fd)
         except (TimeoutError, *_GONE) as err:
+            if isinstance(err, TimeoutError):
+                now = time.monotonic()
+                self._shunned = now + (now - began)
             self._drop()
             raise _timed_out() from err
-        finally:
-            self._lock.release()
 
-    def _exchange(self, request: bytes, fd: int) -> int | None:
+    def _was_idle(self) -> bool:
+        """Tell whether a child that has gone did so without having done anything."""
+        child = self._child
+        return child is not None and (not self._sent or child.wait(_PATIENCE) == 0)
+
+    def _exchange(self, request: bytes, fd: int) -> tuple[int, int | None]:
         channel = self._channel or self._start()
+        self._sent = False
         socket.send_fds(channel, [request], [fd])
+        self._sent = True
         reply, opened = _receive(channel)
         if len(reply) < _REPLY.size:
             raise EOFError
-        (number,) = _REPLY.unpack(reply)
-        if number:
-            raise OSError(number, os.strerror(number))
-        return opened
+        return int(_REPLY.unpack(reply)[0]), opened
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -147,7 +190,7 @@ class Deputy:
             self._child = command.start(
                 (_python(), "-I", "-S", str(_SCRIPT), *words), command.environment({}), keep=[fd]
             )
-        except CommandFailed as err:
+        except StorageError as err:
             ours.close()
             raise OSError(errno.EACCES, err.detail) from err
         finally:
@@ -173,22 +216,29 @@ class Deputy:
 
 
 class Deputies:
-    """One deputy for each user and group, made when it is asked for."""
+    """One deputy for each user and group, made when it is asked for; a few of them are kept."""
 
     def __init__(self, *, timeout: float = TIMEOUT) -> None:
         self._timeout = timeout
         self._lock = threading.Lock()
+        #: the one that was asked for last is last
         self._deputies: dict[User, Deputy] = {}
 
     def of(self, uid: int, gid: int) -> Deputy:
-        """Return the deputy of a user; those that have ended are reaped on the way."""
+        """Return the deputy of a user; those that have ended are reaped on the way.
+
+        :raise PermissionError: root has none: he would be no more than we are.
+        """
+        if uid == 0:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         user = User(uid, gid)
         with self._lock:
+            found = self._deputies.pop(user, None) or Deputy(user, timeout=self._timeout)
+            self._deputies[user] = found
+            while len(self._deputies) > _MOST:
+                self._deputies.pop(next(iter(self._deputies))).retire()
             for deputy in self._deputies.values():
                 deputy.reap()
-            found = self._deputies.get(user)
-            if found is None:
-                found = self._deputies[user] = Deputy(user, timeout=self._timeout)
             return found
 
     def close(self) -> None:

@@ -9,11 +9,13 @@ that it is about; the reply is an error number of four bytes, 0 for none, and th
 was opened. It ends when the other end is closed, or when nothing was asked for a while.
 
 It is started as root, because the user may have no way to the interpreter. It imports the standard
-library only, nothing of storaged, and gives its rights up for good before it reads a word.
+library only, nothing of storaged, and gives its rights up for good before it reads a word: UID is
+never 0.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
@@ -25,6 +27,7 @@ IDLE = 60.0
 _ROOM = 4096
 _MAX_FDS = 1
 _EINVAL = 22
+_NOREPLACE = 1
 
 
 def main(argv: list[str]) -> int:
@@ -85,6 +88,8 @@ def _do(words: list[bytes], fds: list[int]) -> int | None:
         os.link(rest[0], rest[1], src_dir_fd=at, dst_dir_fd=at, follow_symlinks=False)
     elif verb == b"rename":
         os.rename(rest[0], rest[1], src_dir_fd=at, dst_dir_fd=at)
+    elif verb == b"rename_noreplace":
+        _rename_noreplace(at, rest[0], rest[1])
     elif verb == b"chmod":
         os.fchmod(at, int(rest[0]))
     elif verb == b"chown":
@@ -92,6 +97,14 @@ def _do(words: list[bytes], fds: list[int]) -> int | None:
     else:
         raise OSError(_EINVAL, "unknown request")
     return opened
+
+
+def _rename_noreplace(directory: int, name: bytes, new: bytes) -> None:
+    """Rename an entry; nothing is replaced. EINVAL where that cannot be promised."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(directory, name, directory, new, _NOREPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
         SecretCalls.__init__(self, secrets)
         self._restore = Restore(services, table, self._definitions, patience=OPEN_PATIENCE)
         self._known = Known(table)
-        self._autostart = Autostart(services, self.pool_start)
+        self._autostart = Autostart(services)
         self._watch: Watch | None = None
         self._held = held
         self._problems: tuple[str, ...] = ()
@@ -218,15 +218,16 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
     def autostart(self, *, again: bool = False) -> None:
         """Start the pools that are to be started at boot, once a boot.
 
-        What fails is a problem of the pool, and is tried again (`storaged.autostart`). All of them
-        together are waited for no longer than `OPEN_PATIENCE`.
+        What fails is a problem of the pool, and is tried again (`storaged.autostart`), also by the
+        next engine. All of them together are waited for no longer than `OPEN_PATIENCE`.
 
-        :param again: also if it was done in this boot.
+        :param again: all that are inactive, also if it was done in this boot.
         """
-        if not again and not self._services.store.needs_autostart():
-            return
-        self._services.store.mark_autostarted()
-        begun = self._autostart.begin(self._table.all())
+        store, pools = self._services.store, self._table.all()
+        if again or store.needs_autostart():
+            self._autostart.note(pools)
+            store.mark_autostarted()
+        begun = self._autostart.begin(pools)
         deadline = time.monotonic() + OPEN_PATIENCE
         for job in begun:
             job.wait(max(deadline - time.monotonic(), 0))
@@ -286,6 +287,7 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
         and then within `OPEN_PATIENCE`.
         """
         self._problems = self._restore.load()
+        self._autostart.recall(self._table.all())
 
     def reload(self) -> None:
         """Read the state directories again, and start what is to be started at boot.

@@ -29,6 +29,7 @@ from types import TracebackType
 from storaged.atomic import make_directory, read_file, remove_file, write_file
 from storaged.errors import ResourceBusy, StorageError, SystemFailure, system_errors
 from storaged.paths import Paths, printable
+from storaged.process import start_time
 
 #: ``struct flock`` of 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = struct.Struct("hhqqi4x")
@@ -276,13 +277,3 @@ def _comm(pid: int | None) -> str | None:
         return Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").rstrip("\n")
     except OSError:
         return None
-
-
-def start_time(pid: int) -> int | None:
-    """Return when a process was started, in clock ticks since the boot; None if there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The second field is the program's name in brackets, and may hold spaces and brackets.
-    return int(text.rpartition(b")")[2].split()[19])

@@ -89,14 +89,22 @@ class Hotplug:
         return found
 
     def _run(self) -> None:
+        caught_up = False
         with Monitor() as monitor:
-            self._catch_up()
-            while self._goes_on() and monitor.is_listening:
-                self._hear(monitor)
-                self._scan()
-            if not monitor.is_listening:
-                with self._lock:
-                    self._listening = False
+            while monitor.is_listening:
+                try:
+                    if not self._goes_on():
+                        return
+                    if not caught_up:
+                        caught_up = True
+                        self._catch_up()
+                    self._hear(monitor)
+                    self._scan()
+                except Exception:  # what nobody foresaw must not leave all pools unwatched
+                    _log("listening for devices failed")
+                    time.sleep(_QUIET)
+            with self._lock:
+                self._listening = False
 
     def _catch_up(self) -> None:
         """See what came before there was anybody to hear of it."""
@@ -171,7 +179,12 @@ def _concerns(backend: Plugged, events: Iterable[DeviceEvent]) -> bool:
     try:
         return any(map(backend.concerns, events))
     except Exception:  # a third party's fault must not leave the others' pools unwatched
-        import logging  # needed only here, and its import is slow
-
-        logging.getLogger(__name__).exception("%s failed on a device's event", type(backend))
+        _log(f"{type(backend)} failed on a device's event")
         return False
+
+
+def _log(what: str) -> None:
+    """Log the exception that is being handled."""
+    import logging  # needed only here, and its import is slow
+
+    logging.getLogger(__name__).exception(what)

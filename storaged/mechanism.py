@@ -1,4 +1,8 @@
-"""What goes between a pool and its backend: values only, so that the two may be two processes."""
+"""What goes between a pool and its backend.
+
+These are values, so that the two may be two processes; but for what is asked for secrets, and the
+open image that a clone is made of.
+"""
 
 from __future__ import annotations
 

@@ -80,6 +80,17 @@ def of_clone(
     )
 
 
+def as_opened(source: VolumeRecord, options: CloneOptions) -> VolumeRecord:
+    """Return the source of a clone with the capacity that its disk has, once it is unlocked.
+
+    That of a block device is the device's, with the header of the container.
+    """
+    image = source.image
+    if options.source_secret is None or image is None or source.format != "raw":
+        return source
+    return replace(source, capacity=image.capacity)
+
+
 def remember(pool: PoolObject, request: VolumeDef) -> None:
     """Note which secret a volume was made with. Call it with the pool's lock held."""
     encryption = request.encryption

@@ -120,6 +120,11 @@ class Paths:
         return self.runtime / "anchors" / f"{uuid}.json"
 
     @property
+    def unstarted(self) -> Path:
+        """Where it is kept which pools are still to be started in this boot."""
+        return self.runtime / "unstarted"
+
+    @property
     def secrets(self) -> Path:
         """Libvirt's definitions and values of secrets: ``UUID.xml`` and ``UUID.base64``."""
         return self.config.parent / "secrets"

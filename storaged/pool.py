@@ -52,7 +52,10 @@ class PoolObject(PoolFacts):
         if self.removed:
             raise NoSuchPool(f"no storage pool with matching uuid '{self.ref.uuid}' ({self.name})")
         if self.phase is Phase.STARTING:
-            raise OperationInvalid(f"storage pool '{self.name}' is starting up")
+            raise OperationInvalid(
+                f"storage pool '{self.name}' is starting up",
+                advice=f"To let go of it: storagectl pool stop {self.name} --force",
+            )
         if active and self.phase is Phase.INACTIVE:
             raise self.inactive()
         if not active and self.phase is not Phase.INACTIVE:
@@ -81,38 +84,44 @@ class PoolObject(PoolFacts):
     def claim_by_force(self, job: Job[Any]) -> list[Job[Any]]:
         """Begin to stop the pool whatever is under way in it. Takes the lock.
 
-        A stop that is stuck is taken over.
+        A start or a stop that is stuck is taken over.
 
         :returns: what is under way.
-        :raise OperationInvalid: it is not active, or is starting up.
+        :raise OperationInvalid: it is not active.
         :raise NoSuchPool: it was a transient one and has just gone.
         """
         with self.lock:
-            if self.removed or self.phase in (Phase.INACTIVE, Phase.STARTING):
+            if self.removed or self.phase is Phase.INACTIVE:
                 self._require_idle(job.kind, active=True)
             left = self.under_way()
             self._exclusive = job
-            self.phase = Phase.STOPPING
+            if self.phase is Phase.ACTIVE:
+                self.phase = Phase.STOPPING
             return left
 
     def claimed_by(self, job: Job[Any]) -> bool:
         """Tell whether *job* still is the exclusive work: a forced stop may have taken over."""
         return self._exclusive is job
 
-    def forget_work(self, workers: Workers) -> list[Job[Any]]:
+    def require_claim(self, job: Job[Any]) -> None:
+        """Raise unless *job* still is the exclusive work.
+
+        :raise OperationInvalid: a forced stop has taken over.
+        """
+        if not self.claimed_by(job):
+            raise self.inactive()
+
+    def forget_work(self, workers: Workers) -> None:
         """Have no more to do with what is under way; call it with the lock held.
 
         What returns later changes nothing in the pool.
 
         :param workers: take the place of those that may be stuck.
-        :returns: the jobs on volumes that are forgotten.
         """
-        left = list(self.jobs.values())
         self.jobs.clear()
         self.leases = Leases()
         self.workers.close()
         self.workers = workers
-        return left
 
     def require_inactive(self, kind: str) -> None:
         """Raise what `claim` would raise now for exclusive work that needs an inactive pool.

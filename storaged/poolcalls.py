@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 from storaged import capabilities, poolxml
-from storaged.backend import Builds, FindsSources, Remembers, require
+from storaged.backend import Builds, FindsSources, require
 from storaged.errors import (
     InternalError,
     InvalidArgument,
@@ -27,7 +27,8 @@ from storaged.pool import PoolObject
 from storaged.poolstate import Phase, Services
 from storaged.rules import sanitise_path
 from storaged.settings import PoolPolicy
-from storaged.stopping import stop, stop_by_force, take_down
+from storaged.starting import begin, start
+from storaged.stopping import stop, stop_by_force
 from storaged.table import PoolTable
 
 
@@ -122,16 +123,17 @@ class PoolCalls:
             snapshot.definition, snapshot.info.space, permissions=snapshot.permissions
         )
 
-    def find_sources(self, pool_type: str, spec: str | None) -> str:
+    def find_sources(self, pool_type: str, spec: str | None, job: Job[Any] | None = None) -> str:
         """Return the sources of a type as XML.
 
         :param spec: a ``<source>`` document that says where to look.
+        :param job: ends the search when it is cancelled.
         :raise InternalError: no such type.
         :raise Unsupported: its sources cannot be found.
         """
         backend = self.discovering(pool_type)
         where: PoolSource | None = poolxml.parse_source(pool_type, spec) if spec else None
-        found = backend.find_sources(where, self._services.host)
+        found = backend.find_sources(where, self._services.host, job or Job("find-sources"))
         return poolxml.format_sources(pool_type, found)
 
     def discovering(self, pool_type: str) -> type[FindsSources]:
@@ -191,8 +193,8 @@ class PoolCalls:
             pool.claim(job, active=False)
             try:
                 self._services.store.remove_config(pool.name)
+                pool.decide()
                 with pool.lock:
-                    pool.retry = None
                     self._table.remove(pool)
                     self._services.events.post(pool.ref, Lifecycle.UNDEFINED)
                 self._services.policies.remove(pool.name)
@@ -213,9 +215,9 @@ class PoolCalls:
             self._services.store.set_autostart(pool.name, autostart)
             with pool.lock:
                 pool.autostart = autostart
-                if not autostart:
-                    pool.retry = None
                 pool.publish()
+            if not autostart:
+                pool.decide()
 
     def pool_policy(self, ref: PoolRef) -> PoolPolicy:
         """Return the defaults for new volumes of a pool."""
@@ -248,10 +250,10 @@ class PoolCalls:
                 self._table.add(pool)
             else:
                 pool.claim(job, active=False, phase=Phase.STARTING)
+                pool.decide()
                 with pool.lock:
-                    pool.retry = None
                     pool.run_with(definition)
-        return pool.ref, self._start(pool, job, build=build, overwrite=overwrite)
+        return pool.ref, begin(pool, job, build=build, overwrite=overwrite)
 
     def pool_start(
         self, ref: PoolRef, *, build: bool = False, overwrite: bool | None = None
@@ -262,11 +264,9 @@ class PoolCalls:
         """
         self._require_changes()
         pool = self._table.by_ref(ref).pool
-        _ = pool.backend  # raises before anything is touched if nobody brings its type
-        job: Job[None] = Job("start", pool.name)
-        pool.claim(job, active=False, phase=Phase.STARTING)
-        pool.retry = None
-        return self._start(pool, job, build=build, overwrite=overwrite)
+        job = start(pool, build=build, overwrite=overwrite)
+        pool.decide()
+        return job
 
     def pool_build(self, ref: PoolRef, *, overwrite: bool | None = None) -> Job[None]:
         """Make the storage of an inactive pool; a type without anything to make succeeds."""
@@ -305,13 +305,13 @@ class PoolCalls:
         """Stop a pool. A transient one is gone afterwards.
 
         :param force: although jobs are under way, which are cancelled, or its storage does not
-            answer. What a machine has not written yet may be lost.
+            answer; also while it is starting up. What a machine has not written yet may be lost.
         :raise OperationInvalid: it is not active.
         :raise PoolBusy: jobs are under way in it.
         """
         self._require_changes()
         volumes = self._table.by_ref(ref)
-        volumes.pool.retry = None
+        volumes.pool.decide()
         if force:
             return stop_by_force(volumes.pool, volumes.scans.under_way())
         return stop(volumes.pool)
@@ -322,43 +322,6 @@ class PoolCalls:
         :raise OperationInvalid: it is not active.
         """
         return self._table.by_ref(ref).scans.request()
-
-    def _start(
-        self, pool: PoolObject, job: Job[None], *, build: bool, overwrite: bool | None
-    ) -> Job[None]:
-        begun = threading.Event()
-
-        def work(job: Job[None]) -> None:
-            backend = pool.backend
-            if (build or overwrite is not None) and isinstance(backend, Builds):
-                backend.build(job, overwrite=overwrite)
-            begun.set()
-            self._bring_up(pool, job)
-
-        def failed() -> None:
-            left = take_down(pool, storage=begun.is_set())
-            with pool.lock:
-                pool.settle(Phase.INACTIVE)
-                pool.problem("stop", left)
-
-        return pool.run_exclusive(job, work, failed)
-
-    def _bring_up(self, pool: PoolObject, job: Job[None]) -> None:
-        services = self._services
-        backend = pool.backend
-        backend.start(job)
-        if isinstance(backend, Remembers):
-            services.store.write_anchor(pool.ref.uuid, anchor := backend.anchor())
-            backend.hold(anchor)
-        services.store.write_live(pool.snapshot.definition)
-        found = backend.refresh({}, job)
-        with pool.lock:
-            pool.settle(Phase.ACTIVE)
-            pool.index = pool.index.merged(found.volumes, ())
-            pool.scanned = True
-            pool.problem("scan", "; ".join(found.problems) or None)
-            pool.measured(found.space, found.permissions)
-            services.events.post(pool.ref, Lifecycle.STARTED)
 
     def _redefine(self, pool: PoolObject, definition: PoolDef) -> bool:
         """Give a pool its definition, unless it was a transient one and has just gone."""

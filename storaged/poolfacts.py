@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -64,9 +65,11 @@ class PoolFacts:
         self.persistent = False
         self.autostart = False
         self.removed = False
+        #: it is being started, and its storage is somebody else's matter still
+        self.untouched = False
         #: the storage does not answer, as far as the watch can tell
         self.outage: Outage | None = None
-        #: an autostart that is to be tried again; whoever decides otherwise sets it to None
+        #: an autostart that is to be tried again; `decide` ends that
         self.retry: Retry | None = None
         #: takes the pool out of the table that it is in
         self.forget: Callable[[], None] = lambda: None
@@ -89,8 +92,12 @@ class PoolFacts:
         if found.info.active:
             outage = self.outage or self.workers.outage()
             return found if outage is None else _inaccessible(found, outage)
-        retry, known = self.retry, found.info.problems
-        return found if retry is None else _with_problems(found, (*known, str(retry)))
+        problems = found.info.problems
+        if (retry := self.retry) is not None and retry.why:
+            problems = (*problems, str(retry))
+        if (silence := self._silent_start()) is not None:
+            problems = (silence, *problems)
+        return found if problems is found.info.problems else _with_problems(found, problems)
 
     @property
     def target(self) -> str | None:
@@ -181,6 +188,24 @@ class PoolFacts:
         """Return the key of a volume."""
         return volume.key or self.path_of(volume)
 
+    def _silent_start(self) -> str | None:
+        """Return what is to be told of a start whose storage does not answer."""
+        job = self._exclusive if self.phase is Phase.STARTING else None
+        silent = 0.0 if job is None else job.silent_for()
+        if silent < self.services.limits.answers_within:
+            return None
+        return (
+            f"is starting up, but there was no answer for {silent:.0f} s; to let go of it: "
+            f"storagectl pool stop {self.name} --force"
+        )
+
+    def decide(self) -> None:
+        """Take it that somebody has decided whether the pool is to run: no autostart is left."""
+        with self.lock:
+            self.retry = None
+            with suppress(StorageError):  # what stays there is at worst one more try
+                self.services.store.remove_unstarted(self.ref.uuid)
+
     # Changes: with the lock held
 
     def publish(self) -> None:
@@ -231,6 +256,7 @@ class PoolFacts:
         if phase is Phase.INACTIVE and not self.persistent:
             self.forget()
         self.phase = phase
+        self.untouched = False
         self.epoch += 1
         self._answers()
         self.index = VolumeIndex(target=self._definition.target)

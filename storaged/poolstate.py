@@ -57,8 +57,10 @@ class Services:
 class Retry:
     """An autostart that failed and is tried again.
 
-    :param attempts: how many have failed.
-    :param due: when the next one is, by `time.monotonic`; None while it is under way.
+    :param why: "" before anything has failed.
+    :param attempts: how many have failed in this engine.
+    :param due: when the next one is, by `time.monotonic`; None while it is under way; infinite in
+        an engine that leaves it to the daemon.
     """
 
     why: str
@@ -68,6 +70,8 @@ class Retry:
     def __str__(self) -> str:
         if self.due is None:
             return f"autostart failed: {self.why}; it is being tried again"
+        if math.isinf(self.due):
+            return f"autostart failed: {self.why}; the daemon tries again as soon as it runs"
         seconds = max(math.ceil(self.due - time.monotonic()), 0)
         return f"autostart failed: {self.why}; next try in {seconds} s"
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from typing import TYPE_CHECKING
 
 from storaged.backend import API, Backend
-from storaged.backends import BUILTIN
+from storaged.backends import BUILTIN, NOTES
 from storaged.errors import InternalError, MissingBackend
 from storaged.model import PoolType
 
@@ -55,6 +56,10 @@ class Registry:
         """Return every type that can be used, libvirt's first and in its order."""
         ours = [str(kind) for kind in PoolType if self._usable(kind)]
         return (*ours, *sorted(self.plugin_types() - set(ours)))
+
+    def interrupted(self) -> tuple[str, ...]:
+        """Return the types whose work on this host somebody may have been killed in."""
+        return tuple(kind for kind, places in NOTES.items() if any(map(_holds_any, places)))
 
     def _usable(self, pool_type: str) -> bool:
         try:
@@ -119,6 +124,13 @@ def missing(pool_type: str, why: str) -> MissingBackend:
     kinds = tuple(PoolType)
     number = kinds.index(PoolType(pool_type)) if pool_type in kinds else len(kinds)
     return MissingBackend(f"missing backend for pool type {number} ({pool_type})", advice=why)
+
+
+def _holds_any(directory: str) -> bool:
+    try:
+        return bool(os.listdir(directory))  # noqa: PTH208 -- names are all it needs
+    except OSError:  # mostly there is none
+        return False
 
 
 def _import(target: str) -> object:

@@ -38,18 +38,20 @@ class Restore:
     def load(self) -> tuple[str, ...]:
         """Read the files of an engine that has no pools yet; return what is wrong with them.
 
-        Storage is looked at only where nothing else can tell whether a pool is active: once a boot.
+        Storage is looked at only where nothing else can tell whether a pool is active: once a boot,
+        and where an engine may have been killed in a start.
         """
         store = self._services.store
         first = store.first_since_boot()
         loaded = store.load()
+        left = () if self._services.readonly else self._recover()
         looked: list[Job[None]] = []
         for found in loaded.pools:
             looked.extend(self._add(found, first=first))
         self._wait(looked)
         if first:
             store.note_boot()
-        return loaded.problems
+        return (*loaded.problems, *left)
 
     def reload(self) -> tuple[str, ...]:
         """Read the files again; return what is wrong with them.
@@ -69,6 +71,17 @@ class Restore:
                     problems.append(f"'{printable(path)}': {err.message}")
         self._wait(looked)
         return (*loaded.problems, *problems)
+
+    def _recover(self) -> tuple[str, ...]:
+        """Have what the killed have left on this host put right; return what could not be."""
+        problems = []
+        registry = self._services.registry
+        for kind in registry.interrupted():
+            try:
+                registry.find(kind).recover()
+            except StorageError as err:
+                problems.append(f"what killed engines have left of type {kind}: {err.message}")
+        return tuple(problems)
 
     def _take(self, found: LoadedPool) -> list[Job[None]]:
         """Take over what the files tell of one pool, known or new."""
@@ -121,7 +134,7 @@ class Restore:
         if live:
             if not isinstance(backend, Remembers) or self._held_anchor(pool, backend):
                 return []
-        elif not first:
+        elif not first and not backend.check_proves:
             return []
         job: Job[None] = Job("look", pool.name)
         with suppress(StorageError):

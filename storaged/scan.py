@@ -52,19 +52,23 @@ class Scans:
         :raise OperationFailed: too many workers of the pool are stuck.
         """
         with self._pool.lock:
-            self._pool.require_active()
-            self._pool.workers.require_answering()  # to wait behind a stuck scan is no way out
-            run = self._present()
-            if run.waiting is not None:
-                if kind == "refresh":
-                    run.waiting.kind = kind
-                return run.waiting
-            job: Job[None] = Job(kind, self._pool.name)
-            if run.working is not None:
-                run.waiting = job
-            else:
-                self._begin(run, job)
-            return job
+            return self._request(kind)
+
+    def _request(self, kind: str) -> Job[None]:
+        """As `request`, with the pool's lock held."""
+        self._pool.require_active()
+        self._pool.workers.require_answering()  # to wait behind a stuck scan is no way out
+        run = self._present()
+        if run.waiting is not None:
+            if kind == "refresh":
+                run.waiting.kind = kind
+            return run.waiting
+        job: Job[None] = Job(kind, self._pool.name)
+        if run.working is not None:
+            run.waiting = job
+        else:
+            self._begin(run, job)
+        return job
 
     def require_one(self) -> None:
         """Return when the pool has been scanned since its start; scan it if need be.
@@ -90,8 +94,9 @@ class Scans:
         if self._pool.scanned:
             return None
         with self._pool.lock:
-            job = self._present().working
-        return job or self.request("scan")
+            if self._pool.scanned:
+                return None
+            return self._present().working or self._request("scan")
 
     def renew(self) -> None:
         """Let no scan that hangs be in the way of those to come.
@@ -158,9 +163,6 @@ class Scans:
             raise OperationInvalid(f"storage pool '{pool.name}' is not active")
         if run is not self._run:
             return  # it hung, and a later one has been begun
-        if pool.outage is not None:
-            pool.regain()
-            loud = True
         pool.index = pool.index.merged(found.volumes, pool.touched or ())
         pool.scanned = True
         if not found.problems:
@@ -195,7 +197,8 @@ class Scans:
         """Take the pool down, as libvirt does.
 
         But not under jobs that still work on it, not if its storage may come back by itself, not
-        for what says nothing of the storage, and not because of a scan that nobody asked for.
+        for what says nothing of the storage, not because of a scan that nobody asked for, and not
+        where the pool is another engine's matter.
         """
         pool = self._pool
         job: Job[None] = Job("stop", pool.name)
@@ -203,7 +206,8 @@ class Scans:
             if pool.epoch != epoch or pool.phase is not Phase.ACTIVE:
                 return
             stays = not asked or isinstance(err, (Timeout, CommandTimeout, MissingProgram))
-            if stays or pool.watched or pool.under_way() or pool.services.readonly:
+            others = pool.services.readonly or pool.services.closed.is_set()
+            if stays or others or pool.watched or pool.under_way():
                 pool.problem("scan", f"the last refresh failed: {err.message}")
                 return
             pool.claim_locked(job, active=True, phase=Phase.STOPPING)

@@ -34,6 +34,7 @@ from storaged.errors import InternalError, SystemFailure, system_errors
 from storaged.loading import LoadedPool, LoadedState, Loading, leads_to
 from storaged.model import PoolDef, Space
 from storaged.paths import Paths, printable
+from storaged.process import this_boot
 
 __all__ = ["LoadedPool", "LoadedState", "StateStore"]
 
@@ -46,7 +47,8 @@ _TAG_LINES = re.compile(r"(?: *<[^\n]*>\n)+")
 #: The most bytes that an anchor may have.
 _ANCHOR_LIMIT = 65536
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+#: The most bytes that are kept of why a pool was not started.
+_REASON_LIMIT = 4096
 
 
 class StateStore:
@@ -59,7 +61,8 @@ class StateStore:
     def __init__(self, paths: Paths, *, readonly: bool = False, boot: str | None = None) -> None:
         self.paths = paths
         self.readonly = readonly
-        self._boot = boot if boot is not None else _current_boot()
+        # without a name, as in a sandbox, every opening is of the same boot
+        self._boot = boot if boot is not None else this_boot() or "unknown"
 
     # Boots
 
@@ -109,6 +112,36 @@ class StateStore:
         make_directory(self.paths.state, mode=self.paths.public_mode)
         write_file(self.paths.autostarted_file, b"", durable=False)
 
+    def note_unstarted(self, uuid: UUID, why: str) -> None:
+        """Keep for this boot that a pool is still to be started, and why it was not.
+
+        :raise SystemFailure: it cannot be kept.
+        """
+        self._require_writable()
+        make_directory(self.paths.unstarted)
+        data = why.encode(errors="backslashreplace")[:_REASON_LIMIT]
+        write_file(self.paths.unstarted / str(uuid), data, durable=False)
+
+    def remove_unstarted(self, uuid: UUID) -> None:
+        """Forget that a pool is to be started; it need not be kept.
+
+        :raise SystemFailure: it still is.
+        """
+        self._require_writable()
+        remove_file(self.paths.unstarted / str(uuid), durable=False)
+
+    def unstarted(self) -> dict[UUID, str]:
+        """Return which pools are still to be started in this boot, and why they were not."""
+        found: dict[UUID, str] = {}
+        if self._is_stale(self._last_boot()):
+            return found
+        with suppress(OSError):
+            for path in self.paths.unstarted.iterdir():
+                with suppress(ValueError, SystemFailure):
+                    data = read_file(path, _REASON_LIMIT) or b""
+                    found[UUID(path.name)] = data.decode(errors="replace")
+        return found
+
     def _last_boot(self) -> str | None:
         """Return the boot of the last opening; None if there was none, or nobody may know."""
         with suppress(SystemFailure):
@@ -121,7 +154,7 @@ class StateStore:
 
     def _clear(self) -> None:
         """Remove what a boot removes. The mark of the old boot goes last: this can be repeated."""
-        for directory in (self.paths.state, self.paths.runtime / "anchors"):
+        for directory in (self.paths.state, self.paths.runtime / "anchors", self.paths.unstarted):
             with system_errors(f"cannot open directory '{printable(directory)}'"):
                 entries = list(os.scandir(directory)) if directory.exists() else []
             for entry in entries:
@@ -258,13 +291,6 @@ class StateStore:
     def _require_writable(self) -> None:
         if self.readonly:
             raise InternalError("the engine was opened read-only")
-
-
-def _current_boot() -> str:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:  # a sandbox without this file: every opening is of the same boot
-        return "unknown"
 
 
 def _warning(definition: PoolDef) -> str:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ _SLICE: Final = 0.1
 _GRACE: Final = 10.0
 #: How long a tool gets to end when it is told to, in seconds.
 _PATIENCE: Final = 2.0
-#: How much of what a tool prints is read, in bytes.
+#: How much a tool may print, in bytes: it is kept in memory.
 _ROOM: Final = 64 << 20
 
 #: The Debian package of each program that some pool type needs.
@@ -105,6 +106,7 @@ def run(
     changes: bool = False,
     stdin: bytes = b"",
     user: command.User | None = None,
+    keep: Sequence[int] = (),
     passing: Sequence[str] = (),
 ) -> Output:
     """Run a tool and wait for its end.
@@ -114,37 +116,45 @@ def run(
     :param job: a cancel of it ends the tool.
     :param accept: the exit statuses that are no failure; empty: all.
     :param changes: it changes storage: after a cancel it gets a while to come to its end, and if
-        it does, that is its outcome. It is never killed: what takes longer is left to itself.
+        it does, that is its outcome. What takes longer is left to itself.
     :param stdin: what it reads.
+    :param keep: descriptors that it gets under their numbers.
     :param passing: names of our environment that it gets beside those that every program does.
     :raise MissingProgram: it is not installed.
-    :raise CommandFailed: it ended with another status.
+    :raise CommandFailed: it ended with another status, or printed without end.
     :raise CommandTimeout: it took too long. One that hangs in the kernel is left behind.
     :raise Cancelled: *job* was cancelled.
     """
     words = (find(argv[0]), *argv[1:])
-    with system_errors(f"Cannot run {argv[0]}"):
-        printed = os.memfd_create("stdout", os.MFD_CLOEXEC)
-        given = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    try:
-        with system_errors(f"Cannot run {argv[0]}"):
-            os.pwrite(given, stdin, 0)
+    with ExitStack() as opened:
+        printed, given = _files(argv[0], stdin, opened)
         environ = command.environment(os.environ, *passing)
-        child = command.start(words, environ, stdin=given, stdout=printed, user=user)
+        child = command.start(words, environ, keep=keep, stdin=given, stdout=printed, user=user)
         try:
             status = _wait(child, words, timeout, job, changes=changes)
         except BaseException:
             _end(child, changes=changes)
             raise
         _end(child, changes=changes)
-        stdout = os.pread(printed, min(os.fstat(printed).st_size, _ROOM), 0)
-    finally:
-        os.close(printed)
-        os.close(given)
+        # the offset is the tool's too: it is where it has come to
+        stdout = os.pread(printed, os.lseek(printed, 0, os.SEEK_CUR), 0)
+    if len(stdout) >= _ROOM:
+        raise CommandFailed(words, status, f"it printed more than {_ROOM} bytes")
     output = Output(words, status, stdout, child.said())
     if accept and status not in accept:
         raise output.failure()
     return output
+
+
+def _files(name: str, stdin: bytes, opened: ExitStack) -> tuple[int, int]:
+    """Return memory for what a tool prints, and memory with what it reads."""
+    with system_errors(f"Cannot run {name}"):
+        printed = command.sealed_memory("stdout", _ROOM)
+        opened.callback(os.close, printed)
+        given = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        opened.callback(os.close, given)
+        os.pwrite(given, stdin, 0)
+    return printed, given
 
 
 def _wait(

@@ -39,6 +39,8 @@ _TICK: Final = 0.02
 _ASK_EVERY: Final = 0.25
 #: Bytes of events that may wait to be heard; a rescan of many LUNs comes all at once.
 _BUFFER: Final = 8 << 20
+#: So many events are left out at a time.
+_MANY: Final = 4096
 #: Targets in which a device has no other name than its own.
 _PLAIN: Final = ("/dev", "/dev/")
 _DEVICES: Final = "/dev"
@@ -262,11 +264,19 @@ class Monitor:
             if err.errno != errno.ENOBUFS:
                 self._monitor = None
             return None
-        return None if device is None else _event(device)
+        if device is None:
+            return None
+        try:
+            return _event(device)
+        except ValueError:  # a property that is not UTF-8; the kernel takes any name of a disk
+            self._lost = True
+            return None
 
     def drain(self) -> None:
-        """Leave out the events that wait."""
-        while self.next(0) is not None or self._lost:
+        """Leave out the events that wait; of a stream without end, what is there by now."""
+        for _ in range(_MANY):
+            if self.next(0) is None and not self._lost:
+                break
             self._lost = False
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import replace
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from storaged import volxml
 from storaged.backend import Anchored
@@ -331,6 +331,7 @@ def _judged(volumes: Volumes, known: VolumeRecord, sight: Sight) -> VolumeRecord
 def _definition(volumes: Volumes, record: VolumeRecord, found: VolumeDef | None) -> VolumeDef:
     """Return what a description says, or where there is none, what the record does."""
     if found is None:
+        extra: dict[str, Any] = dict(record.extra or {})
         found = VolumeDef(
             name=record.name,
             capacity=record.capacity,
@@ -339,6 +340,7 @@ def _definition(volumes: Volumes, record: VolumeRecord, found: VolumeDef | None)
             type=record.type,
             physical=record.physical,
             permissions=record.permissions,
+            **{name: extra[name] for name in ("backing", "extents") if name in extra},
         )
     key, path = volumes.pool.key_of(record), volumes.pool.path_of(record)
     return replace(found, key=key, path=path)

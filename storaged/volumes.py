@@ -137,11 +137,13 @@ class Volumes:
         """
         pool, making = self.pool, self._making
         check_secret(request, options.secret)
+        linked = options.backing is CloneBacking.LINKED
+        if linked:
+            check_link(request, options, reflink=reflink)
         request = making.with_policy(request)
         taken = InternalError(f"storage volume name '{request.name}' already in use.")
         job: Job[VolumeRef] = Job("clone", pool.name, request.name)
-        if options.backing is CloneBacking.LINKED:
-            check_link(request, options, reflink=reflink)
+        if linked:
             plan, make = self._linking(request, origin, source, job, options, preallocate_metadata)
         else:
             plan, make = self._copying(
@@ -187,15 +189,17 @@ class Volumes:
             nonlocal options
             current = origin.look_again(source)
             options = passphrases.of_clone(self.pool, request, origin.pool, current, options)
+            seen = passphrases.as_opened(current, options)
             return backend.plan_clone(
-                request, current, preallocate_metadata=preallocate_metadata, options=options
+                request, seen, preallocate_metadata=preallocate_metadata, options=options
             )
 
         def make(planned: VolumeDef) -> VolumeRecord:
             current = origin.look_again(source)
             with closing(giving.open_image(current)) as handle:
                 path = origin.pool.path_of(current)
-                opened = ImageSource(current, handle, path, lambda: giving.open_disk(current))
+                seen = passphrases.as_opened(current, options)
+                opened = ImageSource(seen, handle, path, lambda: giving.open_disk(current))
                 return backend.clone(
                     planned, opened, job, reflink=reflink,
                     preallocate_metadata=preallocate_metadata, options=options,

@@ -7,6 +7,8 @@ scanned, and a refresh event tells so.
 
 from __future__ import annotations
 
+import errno
+import logging
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from storaged.backend import Watched
-from storaged.errors import OperationFailed, StorageError
+from storaged.errors import OperationFailed, StorageError, SystemFailure
 from storaged.facts import Outage
 from storaged.job import Job
 from storaged.poolstate import Services
@@ -23,6 +25,10 @@ from storaged.table import PoolTable
 from storaged.volumes import Volumes
 from storaged.worker import Limits, Workers
 
+_log = logging.getLogger(__name__)
+
+#: What a look fails with because this process, or this host, has come to a limit.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 #: No pool is looked at less often, in seconds: with the time that it has to answer, this is how
 #: long an outage can go unnoticed.
 SELDOM = 4.0
@@ -99,7 +105,12 @@ class Watch:
             if look is None or look.epoch != epoch:
                 look = _Look(epoch, now)
             looks[volumes] = look
-            soonest = min(soonest, self._look_after(volumes, backend, look, now))
+            try:
+                due = self._look_after(volumes, backend, look, now)
+            except Exception:  # a third party's fault must not leave the others' pools unwatched
+                _log.exception("the watch over pool '%s' failed", pool.name)
+                due = now + SELDOM
+            soonest = min(soonest, due)
         self._looks = looks
         return soonest
 
@@ -144,6 +155,8 @@ class Watch:
 
     def _judge(self, volumes: Volumes, look: _Look, error: BaseException | None) -> None:
         pool = volumes.pool
+        if isinstance(error, SystemFailure) and error.errno in _EXHAUSTED:
+            return  # that says nothing of the storage
         if error is not None:
             why = error.message if isinstance(error, StorageError) else repr(error)
             pool.lose(Outage(time.time(), why), look.epoch)

@@ -28,7 +28,7 @@ _QUIET = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many threads a pool may use, how long storage is trusted. Times in seconds."""
+    """The bounds of an engine: threads, patience with storage, new tries. Times in seconds."""
 
     #: threads at work at once; stuck ones do not count
     threads: int = 64

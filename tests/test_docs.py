@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -94,7 +96,30 @@ def test_backend_example_runs(tmp_path: Path) -> None:
         assert pool.names() == ["a"]
         volume.delete()
         assert pool.names() == []
+        with pytest.raises(storaged.StorageError):
+            pool.create("b" * 250, 4096)  # memfd_create refuses such names
+        assert pool.names() == []
+        work_beside_refreshes(pool)
         pool.stop()
+
+
+def work_beside_refreshes(pool: storaged.Pool) -> None:
+    """Have volumes come and go under scans and looks: nothing but errors of ours may come of it."""
+
+    def work(number: int) -> None:
+        for _ in range(40):
+            pool.create(f"v{number}", 4096).delete()
+
+    with ThreadPoolExecutor(3) as threads:
+        workers = [threads.submit(work, number) for number in range(3)]
+        while not all(worker.done() for worker in workers):
+            pool.refresh()
+            for volume in pool.volumes():
+                with suppress(storaged.NoSuchVolume, storaged.OperationInvalid):
+                    volume.info()
+        for worker in workers:
+            worker.result()
+    assert pool.names() == []
 
 
 #: What every pool type's section tells, in this order.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import binascii
 import sys
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -42,22 +44,36 @@ def read_secrets(**files: str | None) -> dict[str, bytes]:
     return {name: secret for name, secret in found.items() if secret is not None}
 
 
-def read_secret(path: str | None) -> bytes | None:
+def read_secret(path: str | None, *, base64: bool = False) -> bytes | None:
     """Return what a file holds, without one newline at its end; None if there is no file.
 
     :param path: ``-`` is standard input; ``/dev/fd/N`` is a descriptor.
+    :param base64: it holds that, in lines of any length.
     :raise SystemFailure: it cannot be read.
-    :raise InvalidArgument: it is empty, or too long for a passphrase.
+    :raise InvalidArgument: it is empty, or too long for a passphrase, or no base64.
     """
     if path is None:
         return None
+    limit = 2 * _MAX if base64 else _MAX + 1
     with system_errors(f"cannot read '{path}'"):
         if path == "-":
-            secret = sys.stdin.buffer.read(_MAX + 2)
+            text = sys.stdin.buffer.read(limit + 1)
         else:
             with Path(path).open("rb") as file:
-                secret = file.read(_MAX + 2)
-    secret = secret.removesuffix(b"\n")
-    if not 0 < len(secret) <= _MAX:
-        raise InvalidArgument(f"a passphrase has 1 to {_MAX} bytes, what '{path}' holds does not")
-    return secret
+                text = file.read(limit + 1)
+    if len(text) <= limit:
+        secret = decoded(text) if base64 else text.removesuffix(b"\n")
+        if 0 < len(secret) <= _MAX:
+            return secret
+    raise InvalidArgument(f"a passphrase has 1 to {_MAX} bytes, what '{path}' holds does not")
+
+
+def decoded(text: bytes) -> bytes:
+    """Return what stands in base64, between whose letters there may be white space.
+
+    :raise InvalidArgument: it is no base64; no part of it is shown.
+    """
+    try:
+        return b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error:
+        raise InvalidArgument("the value is not base64") from None

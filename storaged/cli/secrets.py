@@ -6,9 +6,7 @@ printed.
 
 from __future__ import annotations
 
-import binascii
 import sys
-from base64 import b64decode
 from uuid import UUID, uuid4
 
 import click
@@ -20,8 +18,8 @@ from storaged.cli.lazy import command
 from storaged.cli.lookup import find_secret
 from storaged.cli.objects import SecretObject, secret_object
 from storaged.cli.parameters import SECRET_KINDS, file_argument, secret_argument, validate_option
-from storaged.cli.secret import read_secret
-from storaged.errors import InvalidArgument, NoSuchSecret, OperationFailed
+from storaged.cli.secret import decoded, read_secret
+from storaged.errors import NoSuchSecret, OperationFailed
 
 #: The driver that these commands need of a daemon of libvirt's.
 _DRIVER = "secret"
@@ -147,9 +145,7 @@ def set_value(call: Invocation, secret: str, file: str | None, base64: bool) -> 
     Without --file it is asked for on the terminal. Whatever had the secret's value before keeps
     it: a volume is not encrypted anew.
     """
-    value = read_secret(file) if file is not None else _prompt()
-    if base64 and value is not None:
-        value = _decoded(value)
+    value = read_secret(file, base64=base64) if file is not None else _prompt(base64=base64)
     with call.change(_DRIVER) as storage:
         found = find_secret(storage, secret)
         if value is not None:
@@ -207,22 +203,17 @@ def _require_kept(call: Invocation, uuid: UUID) -> None:
         ) from None
 
 
-def _prompt() -> bytes:
+def _prompt(*, base64: bool) -> bytes:
     """Ask for a value, twice.
 
     :raise click.UsageError: nobody can be asked.
+    :raise InvalidArgument: it is no base64, and should be.
     """
     if not sys.stdin.isatty():
         raise click.UsageError("no terminal to ask on: give --file FILE, or --file - for a pipe")
     word: str = click.prompt("Value", hide_input=True, confirmation_prompt=True, err=True)
-    return word.encode(errors="surrogateescape")
-
-
-def _decoded(value: bytes) -> bytes:
-    try:
-        return b64decode(value, validate=True)
-    except binascii.Error:
-        raise InvalidArgument("the value is not base64") from None
+    value = word.encode(errors="surrogateescape")
+    return decoded(value) if base64 else value
 
 
 def _table(objects: list[SecretObject]) -> str:

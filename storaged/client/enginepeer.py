@@ -121,6 +121,13 @@ class Peer(ABC):
     def set_policy(self, ref: PoolRef, policy: PoolPolicy) -> None:
         """Set the defaults for new volumes of a pool."""
 
+    def secret_documents(self, flags: int) -> tuple[str, ...] | None:
+        """Return the XML of the secrets that pass libvirt's filter; None: each has to be asked for.
+
+        :raise StorageError: what it raises there.
+        """
+        return None
+
     @abstractmethod
     def jobs(self) -> list[Job[Any]]:
         """Return the jobs under way."""
@@ -248,6 +255,11 @@ class ExtendedPeer(Peer):
     def set_policy(self, ref: PoolRef, policy: PoolPolicy) -> None:
         wanted = extension.Policy(policy.owner, policy.group, policy.mode, policy.thin_pool)
         self._ask(extension.POLICY_SET, extension.PolicySetArgs(pool_record(ref), wanted))
+
+    def secret_documents(self, flags: int) -> tuple[str, ...] | None:
+        if self.link.extension_level() < extension.SECRETS_LEVEL:
+            return None
+        return self._ask(extension.SECRET_LIST, extension.SecretListArgs(flags)).documents
 
     def jobs(self) -> list[Job[Any]]:
         listed = self._ask(extension.JOB_LIST, Void()).jobs

@@ -11,14 +11,13 @@ from uuid import UUID
 from storaged.client.enginepeer import Peer
 from storaged.errors import Domain, InvalidArgument, NoSuchSecret
 from storaged.rpc import secret, storage
-from storaged.secrets.values import SecretDef, SecretFilter, SecretKind
-from storaged.secrets.wirenames import secret_record
+from storaged.secrets.values import ALL, SecretDef, SecretFilter, SecretKind
+from storaged.secrets.wirenames import secret_named, secret_record
 
 if TYPE_CHECKING:
     from storaged.client.engineevents import RemoteSecretEvents
 
 _VALIDATE = 1
-_ALL = SecretFilter(0)
 
 
 class RemoteSecrets:
@@ -36,13 +35,19 @@ class RemoteSecrets:
             self._secret_events = RemoteSecretEvents(self._peer.link)
         return self._secret_events
 
-    def secrets(self, wanted: SecretFilter = _ALL) -> list[SecretDef]:
-        wish = secret.ListSecretsArgs(1, int(wanted))
+    def secrets(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        documents = self._peer.secret_documents(int(wanted))
+        if documents is not None:
+            return [_parsed(text) for text in documents]
         found = []
-        for record in self._peer.call(secret.LIST_ALL_SECRETS, wish).secrets:
+        for named in self.secret_names(wanted):
             with suppress(NoSuchSecret):  # it has gone since it was listed
-                found.append(self._read(record))
+                found.append(self._read(secret_record(named)))
         return found
+
+    def secret_names(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        wish = secret.ListSecretsArgs(1, int(wanted))
+        return [secret_named(one) for one in self._peer.call(secret.LIST_ALL_SECRETS, wish).secrets]
 
     def secret_lookup_by_uuid(self, uuid: UUID) -> SecretDef:
         wish = storage.Uuid(uuid.bytes)
@@ -75,12 +80,16 @@ class RemoteSecrets:
 
     def _read(self, record: secret.Secret) -> SecretDef:
         """Return the definition of a secret; on the wire stands only what it is for."""
-        from storaged.secrets.document import parse_secret  # XML is slow to load
-
-        return parse_secret(self._xml(record))
+        return _parsed(self._xml(record))
 
     def _xml(self, record: secret.Secret) -> str:
         return self._peer.call(secret.GET_XML_DESC, secret.SecretFlagsArgs(record)).xml
+
+
+def _parsed(text: str) -> SecretDef:
+    from storaged.secrets.document import parse_secret  # XML is slow to load
+
+    return parse_secret(text)
 
 
 def _record(uuid: UUID) -> secret.Secret:

@@ -3,7 +3,7 @@
 `CALL` and `JOB_BEGIN` carry a call of the REMOTE program: the first to get errors with their class
 and advice, the second to have it done as a job that can be followed and cancelled. With
 `CallFlag.OWN` they carry one of this program. The rest is about jobs, problems, metrics, lists
-without libvirt's bound of 16,384, and images (`storaged.rpc.images`).
+without libvirt's bound of 16,384, definitions of secrets, and images (`storaged.rpc.images`).
 
 Errors of this program carry the class in their first string, the detail in the second and the
 advice in the third (`remoteerror.describe_fully`).
@@ -208,6 +208,18 @@ class OutagesRet(Record):
     outages: Annotated[tuple[OutageFacts, ...], Array(Nested(OutageFacts), LIST_MAX)]
 
 
+class SecretListArgs(Record):
+    """Which secrets: the flags of libvirt's list."""
+
+    flags: UInt = 0
+
+
+class SecretListRet(Record):
+    """The XML of secrets."""
+
+    documents: Annotated[tuple[str, ...], Array(STRING, PAGE_MAX)]
+
+
 class VolFacts(Record):
     """What is known of a volume, sizes in bytes.
 
@@ -323,6 +335,9 @@ VOL_USERS: Final = Procedure(27, "storagedVolUsers", VolFactsArgs, VolUsersRet, 
 
 #: since level 3
 OUTAGES: Final = Procedure(28, "storagedOutages", Void, OutagesRet, _R, program=_P)
+SECRET_LIST: Final = Procedure(
+    29, "storagedSecretList", SecretListArgs, SecretListRet, _R, program=_P
+)
 
 #: What a daemon tells that has all of these: its level grows with every procedure.
 LEVEL: Final = 3
@@ -330,6 +345,8 @@ LEVEL: Final = 3
 IMAGES_LEVEL: Final = 2
 #: From which level on pools are stopped by force, and outages are told.
 OUTAGES_LEVEL: Final = 3
+#: From which level on the definitions of all secrets are told at once.
+SECRETS_LEVEL: Final = 3
 
 #: All procedures, by number.
 PROCEDURES: Final[dict[int, AnyProcedure]] = {

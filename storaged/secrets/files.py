@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import binascii
 import os
-import stat
+import time
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from storaged.atomic import make_directory, read_file, remove_file, write_file
 from storaged.errors import Domain, InternalError, StorageError, system_errors
 from storaged.paths import printable
 from storaged.secrets.document import format_secret, parse_secret
-from storaged.secrets.values import MAX_VALUE, SecretDef
+from storaged.secrets.values import MAX_VALUE, SecretDef, SecretKind
 
 _XML, _BASE64 = ".xml", ".base64"
 #: The longest file of a value, in bytes; an editor may have left a newline.
@@ -29,8 +29,11 @@ _MAX_BASE64: Final = MAX_VALUE * 4 // 3 + 64
 #: The longest file of a definition, in bytes.
 _MAX_XML: Final = 1024 * 1024
 
-#: Tells one content of a file from another: inode, size, time.
-_Stamp = tuple[int, int, int]
+#: A change of a file that is younger than this may hide another one, in nanoseconds.
+_TICK: Final = 50_000_000
+
+#: Tells one content of a file from another: inode, size, time; None where nothing does.
+_Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,21 @@ class _Read:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the files of a directory hold.
+
+    :param problems: which of them could not be used, and why.
+    """
+
+    secrets: dict[UUID, SecretDef]
+    problems: tuple[str, ...]
+
+
 class SecretFiles:
     """The files of one directory.
 
-    It is read again where it has changed: who else may write there is not known.
+    They are read again where they have changed: who else may write there is not known.
 
     :param durable: a change has reached the disk when a call returns.
     """
@@ -57,59 +71,65 @@ class SecretFiles:
         self._directory = directory
         self._durable = durable
         self._known: dict[str, _Read] = {}
+        self._loaded = Loaded({}, ())
 
-    def stamp(self) -> _Stamp | None:
-        """Return what changes when a file of the directory comes, goes or is replaced.
+    def load(self) -> Loaded:
+        """Return the definitions: the same object as the last time if nothing has changed.
 
-        :raise SystemFailure: it cannot be looked at.
-        """
-        with system_errors(f"cannot open directory '{printable(self._directory)}'"):
-            try:
-                return _stamp(self._directory.stat())
-            except FileNotFoundError:
-                return None
-
-    def load(self) -> tuple[dict[UUID, SecretDef], tuple[str, ...]]:
-        """Return the definitions, and which files could not be used and why.
-
-        Such files are left as they are. Only what has changed since the last time is read.
+        Files that cannot be used are left as they are. Of two for the same thing the first serves,
+        by name; libvirt takes the one that it happens to find first.
 
         :raise SystemFailure: the directory cannot be read.
         """
-        found: dict[str, _Read] = {}
         with system_errors(f"cannot open directory '{printable(self._directory)}'"):
             try:
-                names = sorted(os.listdir(self._directory))  # noqa: PTH208 -- names are enough
+                with os.scandir(self._directory) as entries:
+                    listed = {entry.name: entry for entry in entries}
             except FileNotFoundError:
-                names = []
-        for name in names:
-            if name.endswith(_XML) and not name.startswith("."):
-                read = self._read(name)
-                if read is not None:
-                    found[name] = read
-        self._known = found
-        problems = tuple(read.problem for read in found.values() if read.problem is not None)
-        return {r.secret.uuid: r.secret for r in found.values() if r.secret is not None}, problems
+                listed = {}
+        wanted = sorted(name for name in listed if name.endswith(_XML) and name[0] != ".")
+        found = {name: read for name in wanted if (read := self._read(listed[name])) is not None}
+        if found != self._known:
+            self._known, self._loaded = found, self._sorted_out(found)
+        return self._loaded
 
-    def _read(self, name: str) -> _Read | None:
-        path = self._directory / name
+    def _sorted_out(self, found: dict[str, _Read]) -> Loaded:
+        loaded: dict[UUID, SecretDef] = {}
+        uses: dict[tuple[SecretKind, str | None], SecretDef] = {}
+        problems = []
+        for name, read in found.items():
+            if read.secret is None:
+                problems.append(f"{printable(self._directory / name)}: {read.problem}")
+                continue
+            secret = read.secret
+            first = uses.setdefault((secret.usage, secret.usage_id), secret)
+            if first is secret or secret.usage is SecretKind.NONE:
+                loaded[secret.uuid] = secret
+            else:
+                problems.append(
+                    f"{printable(self._directory / name)}: a secret with UUID {first.uuid}"
+                    f" already defined for use with {first.usage_id}"
+                )
+        return Loaded(loaded, tuple(problems))
+
+    def _read(self, entry: os.DirEntry[str]) -> _Read | None:
         try:
-            status = path.lstat()
+            stamp = _stamp(entry.stat(follow_symlinks=False))
         except OSError:
             return None  # it has gone
-        known = self._known.get(name)
-        stamp = _stamp(status)
-        if known is not None and known.stamp == stamp:
+        known = self._known.get(entry.name)
+        if known is not None and known.stamp == stamp is not None:
             return known
+        path = self._directory / entry.name
         try:
             text = read_file(path, _MAX_XML)
             if text is None:
                 return None
             secret = parse_secret(text)
-            if name != f"{secret.uuid}{_XML}":
-                raise InternalError(f"<uuid> does not match secret file name '{name}'")
+            if entry.name != f"{secret.uuid}{_XML}":
+                raise InternalError(f"<uuid> does not match secret file name '{entry.name}'")
         except StorageError as err:
-            return _Read(stamp, None, f"{printable(path)}: {err.message}")
+            return _Read(stamp, None, err.message)
         return _Read(stamp, secret)
 
     def write(self, secret: SecretDef) -> None:
@@ -174,5 +194,6 @@ class SecretFiles:
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
-    size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
-    return status.st_ino, size, status.st_mtime_ns
+    if time.time_ns() - status.st_mtime_ns < _TICK:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -8,23 +8,23 @@ start of its daemon.
 from __future__ import annotations
 
 import threading
-import time
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from storaged.errors import Domain, InternalError, NoSuchSecret, OperationInvalid
-from storaged.secrets.files import SecretFiles
-from storaged.secrets.values import SecretDef, SecretKind
-
-#: A change of a directory that is younger than this may hide another one, in nanoseconds.
-_TICK: Final = 50_000_000
+from storaged.secrets.files import Loaded, SecretFiles
+from storaged.secrets.values import ALL, SecretDef, SecretFilter, SecretKind
 
 
 class Keeper(Protocol):
     """Whoever keeps secrets."""
 
-    def all(self) -> list[SecretDef]:
-        """Return all secrets, in no order."""
+    def all(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        """Return the secrets that pass a filter, in no order."""
+        ...
+
+    def names(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        """Return the secrets that pass a filter; of each, only uuid and use are sure to be true."""
         ...
 
     def by_uuid(self, uuid: UUID) -> SecretDef:
@@ -76,19 +76,23 @@ class LocalSecrets:
         self._files = files
         self._lasting = lasting
         self._lock = threading.Lock()
-        self._stamp: object = ()
+        self._loaded: Loaded | None = None
         self._kept: dict[UUID, SecretDef] = {}
-        self._problems: tuple[str, ...] = ()
         self._ephemeral: dict[UUID, SecretDef] = {}
         #: the values of ephemeral secrets
         self._values: dict[UUID, bytes] = {}
         self._uses: dict[tuple[SecretKind, str | None], SecretDef] = {}
 
-    def all(self) -> list[SecretDef]:
+    def all(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
         """See `Keeper.all`."""
         with self._lock:
             self._refresh()
-            return [*self._kept.values(), *self._ephemeral.values()]
+            known = [*self._kept.values(), *self._ephemeral.values()]
+        return [secret for secret in known if wanted.passes(secret)]
+
+    def names(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        """See `Keeper.names`."""
+        return self.all(wanted)
 
     def by_uuid(self, uuid: UUID) -> SecretDef:
         """See `Keeper.by_uuid`."""
@@ -115,8 +119,7 @@ class LocalSecrets:
     def problems(self) -> tuple[str, ...]:
         """Return which files could not be used, and why."""
         with self._lock:
-            self._refresh()
-            return self._problems
+            return self._files.load().problems
 
     def value(self, secret: SecretDef) -> bytes:
         """See `Keeper.value`.
@@ -246,22 +249,21 @@ class LocalSecrets:
         return self._ephemeral.get(uuid) or self._kept.get(uuid)
 
     def _changed(self) -> None:
-        self._stamp = ()
+        self._loaded = None
 
     def _refresh(self) -> None:
-        """Read the files again if they may have changed. Call it with the lock held."""
-        stamp = self._files.stamp()
-        if stamp == self._stamp:
+        """Take over what has changed in the files. Call it with the lock held."""
+        loaded = self._files.load()
+        if loaded is self._loaded:
             return
-        young = stamp is not None and time.time_ns() - stamp[2] < _TICK
-        self._kept, self._problems = self._files.load()
-        for uuid in self._ephemeral:
-            self._kept.pop(uuid, None)
+        self._kept = {
+            uuid: one for uuid, one in loaded.secrets.items() if uuid not in self._ephemeral
+        }
         known = [*self._kept.values(), *self._ephemeral.values()]
         self._uses = {
             (one.usage, one.usage_id): one for one in known if one.usage is not SecretKind.NONE
         }
-        self._stamp = () if young else stamp
+        self._loaded = loaded
 
 
 def no_such_uuid(uuid: UUID) -> NoSuchSecret:

@@ -3,8 +3,9 @@
 One connection serves one question, or the few that make up one call of ours. All of it is bounded
 by a deadline, and what the daemon says is not trusted with more memory than the protocol allows.
 
-Private secrets are told by libvirt's daemon to those alone who know the token that the daemons of
-this host share, which only its superuser can read.
+What a client of ours asks is asked in the client's name, so that the daemon decides what it may see
+and do. What we ask for a pool or a volume is asked in our own, with the token that the daemons of
+this host share and that only its superuser can read: that opens private secrets too.
 
 Source: libvirt's behaviour.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,19 +23,20 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from storaged.atomic import read_file
-from storaged.driverlock import start_time
 from storaged.errors import AccessDenied, Domain, NoSuchSecret, StorageError, SystemFailure, Timeout
 from storaged.paths import Paths, printable
+from storaged.process import start_time
 from storaged.rpc import remote, secret
 from storaged.rpc.errors import RPCError
+from storaged.rpc.identity import Identity, parameters
 from storaged.rpc.packet import Kind, Packet, Splitter, Status, pack
 from storaged.rpc.program import Procedure
 from storaged.rpc.record import Record, Void
 from storaged.rpc.remoteerror import RemoteError, revive
-from storaged.rpc.storage import Uuid, XMLArgs
-from storaged.rpc.typedparam import ParamType, TypedParam
+from storaged.rpc.storage import XMLArgs
 from storaged.secrets.document import format_secret, parse_secret
-from storaged.secrets.values import SecretDef, SecretKind
+from storaged.secrets.values import ALL, SecretDef, SecretFilter, SecretKind
+from storaged.secrets.wirenames import secret_named, secret_record
 
 A = TypeVar("A", bound=Record)
 R = TypeVar("R", bound=Record)
@@ -55,37 +56,47 @@ class PeerSecrets:
 
     :param sock: connected.
     :param shown: the path of the socket, for messages.
+    :param caller: for whom we ask; None for this process, as the daemon sees it.
     :param deadline: when to give up, of `time.monotonic`.
     """
 
-    def __init__(self, paths: Paths, sock: socket.socket, shown: str, deadline: float) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        sock: socket.socket,
+        shown: str,
+        *,
+        caller: Identity | None,
+        deadline: float,
+    ) -> None:
         self._paths = paths
         self._sock = sock
         self._shown = shown
+        self._caller = caller
         self._deadline = deadline
         self._serial = 0
         self._splitter = Splitter(_PACKET_MAX)
         self._open = False
 
-    def all(self) -> list[SecretDef]:
-        """Return all secrets, in no order."""
+    def all(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        """Return the secrets that pass a filter, in no order; one question for each of them."""
         found = []
-        for one in self.names():
+        for one in self.names(wanted):
             with suppress(NoSuchSecret):  # it has gone since
-                found.append(self._document(one))
+                found.append(self._document(secret_record(one)))
         return found
 
-    def names(self) -> tuple[secret.Secret, ...]:
-        """Return uuid and use of all secrets, in one question."""
-        return self._call(secret.LIST_ALL_SECRETS, secret.ListSecretsArgs(1)).secrets
+    def names(self, wanted: SecretFilter = ALL) -> list[SecretDef]:
+        """Return uuid and use of the secrets that pass a filter, in one question."""
+        wish = secret.ListSecretsArgs(1, int(wanted))
+        return [secret_named(one) for one in self._call(secret.LIST_ALL_SECRETS, wish).secrets]
 
     def by_uuid(self, uuid: UUID) -> SecretDef:
         """Return a secret.
 
         :raise NoSuchSecret: there is none.
         """
-        found = self._call(secret.LOOKUP_BY_UUID, Uuid(uuid.bytes))
-        return self._document(found.secret)
+        return self._document(secret_record(SecretDef(uuid)))
 
     def by_usage(self, kind: SecretKind, usage_id: str) -> SecretDef:
         """Return the secret for a thing.
@@ -101,7 +112,7 @@ class PeerSecrets:
         :raise NoSuchSecret: there is none, or it has no value.
         :raise InvalidSecret: it is private, and we are none of the host's daemons.
         """
-        return self._call(secret.GET_VALUE, secret.SecretFlagsArgs(_named(known))).value
+        return self._call(secret.GET_VALUE, secret.SecretFlagsArgs(secret_record(known))).value
 
     def define(self, known: SecretDef) -> None:
         """Have a definition kept.
@@ -112,11 +123,11 @@ class PeerSecrets:
 
     def set_value(self, known: SecretDef, value: bytes) -> None:
         """Give a secret its value."""
-        self._call(secret.SET_VALUE, secret.SetValueArgs(_named(known), value, 0))
+        self._call(secret.SET_VALUE, secret.SetValueArgs(secret_record(known), value, 0))
 
     def undefine(self, known: SecretDef) -> None:
         """Have a secret and its value forgotten."""
-        self._call(secret.UNDEFINE, secret.SecretArgs(_named(known)))
+        self._call(secret.UNDEFINE, secret.SecretArgs(secret_record(known)))
 
     def __enter__(self) -> PeerSecrets:
         return self
@@ -155,9 +166,10 @@ class PeerSecrets:
             self._ask(remote.AUTH_POLKIT, Void())
         where = "session" if self._paths.is_session else "system"
         self._ask(remote.OPEN, remote.OpenArgs(f"secret:///{where}", 0))
-        token = self._token()
-        if token:
-            self._ask(remote.SET_IDENTITY, remote.IdentityArgs(_identity(token), 0))
+        if self._caller is not None:
+            token = self._token() if self._caller.elevated else None
+            params = parameters(self._caller, token)
+            self._ask(remote.SET_IDENTITY, remote.IdentityArgs(params, 0))
 
     def _token(self) -> str | None:
         """Return the token that the daemons of this host share, None if we may not know it."""
@@ -219,22 +231,22 @@ class PeerSecrets:
         )
 
 
-def connect(paths: Paths, path: Path, *, patience: float) -> PeerSecrets | None:
-    """Connect to a daemon; return None where nobody listens, or only this process.
+def connect(
+    paths: Paths, path: Path, *, caller: Identity | None, patience: float
+) -> PeerSecrets | None:
+    """Connect to a daemon; return None where nobody listens.
 
+    :param caller: for whom we ask; None for this process, as the daemon sees it.
     :param patience: how long the connection may live, in seconds.
     :raise SystemFailure: it cannot be told.
     :raise Timeout: it takes no connections.
     """
     deadline = time.monotonic() + patience
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    peer = PeerSecrets(paths, sock, printable(path), deadline)
+    peer = PeerSecrets(paths, sock, printable(path), caller=caller, deadline=deadline)
     try:
         sock.settimeout(patience)
         _connect(sock, path)
-        if _is_own(sock):
-            sock.close()
-            return None
     except OSError as err:
         sock.close()
         if err.errno in _NOBODY:
@@ -258,27 +270,9 @@ def _connect(sock: socket.socket, path: Path) -> None:
         os.close(directory)
 
 
-def _is_own(sock: socket.socket) -> bool:
-    """Tell whether it is this process that listens: it would wait for itself."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    (pid,) = struct.unpack_from("i", credentials)
-    return bool(pid == os.getpid())
-
-
-def _named(known: SecretDef) -> secret.Secret:
-    return secret.Secret(known.uuid.bytes, known.usage.number, known.usage_id or "")
-
-
-def _identity(token: str) -> tuple[TypedParam, ...]:
+def ourselves() -> Identity:
     """Return who we are, as one of the host's daemons."""
     pid = os.getpid()
-    params: tuple[tuple[str, ParamType, int | str | None], ...] = (
-        ("unix-user-id", ParamType.ULLONG, os.geteuid()),
-        ("unix-group-id", ParamType.ULLONG, os.getegid()),
-        ("process-id", ParamType.LLONG, pid),
-        ("process-time", ParamType.ULLONG, start_time(pid)),
-        ("system.token", ParamType.STRING, token),
-    )
-    return tuple(
-        TypedParam(name, (kind, value)) for name, kind, value in params if value is not None
+    return Identity(
+        uid=os.geteuid(), gid=os.getegid(), pid=pid, started=start_time(pid), elevated=True
     )

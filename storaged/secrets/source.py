@@ -1,17 +1,20 @@
 """Who keeps the secrets at this moment, and their values for those who use them.
 
 A daemon of libvirt's secret driver is asked where one runs. Where none does, libvirt's files serve:
-they are read without any lock, and written under libvirt's, which from the first change on is held
-until the engine is closed. Nobody else can become their keeper then; before, anybody can.
+they are read without any lock, and written under libvirt's. It is held during a change, and as long
+as there are secrets in memory only: nobody else can become their keeper then, and anybody else can
+at other times.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -32,6 +35,7 @@ from storaged.secrets.values import SecretDef, SecretKind
 from storaged.source import SecretRef
 
 if TYPE_CHECKING:
+    from storaged.rpc.identity import Identity
     from storaged.secrets.peer import PeerSecrets
 
 #: How long a daemon may take for all that one call asks of it, in seconds.
@@ -49,7 +53,7 @@ class _Names:
     :param until: how long it holds, of `time.monotonic`.
     """
 
-    uses: dict[tuple[int, str], UUID]
+    uses: dict[tuple[SecretKind, str | None], UUID]
     error: StorageError | None
     until: float
 
@@ -83,7 +87,7 @@ class KeptSecrets:
         self._lock = DriverLock(places)
         self._held: HeldLock | None = None
         self._closed = False
-        #: serialises taking and giving back the lock
+        #: serialises changes of what we keep ourselves: the lock is taken and given back in them
         self._turn = threading.Lock()
         self._names: _Names | None = None
         self._searching = threading.Lock()
@@ -91,13 +95,17 @@ class KeptSecrets:
     # For the calls of the API
 
     @contextmanager
-    def reading(self) -> Iterator[Keeper]:
+    def reading(
+        self, caller: Identity | None = None, *, elevated: bool = False
+    ) -> Iterator[Keeper]:
         """Give whoever keeps the secrets now.
 
+        :param caller: for whom another daemon is asked; None for this process.
+        :param elevated: it is asked as one of the host's daemons.
         :raise ResourceBusy: another daemon keeps them, and cannot be asked.
         :raise StorageError: whoever keeps them does not answer.
         """
-        asked = self._daemon(_PATIENCE)
+        asked = self._daemon(_PATIENCE, caller, elevated=elevated)
         if asked is None:
             yield self._local
         else:
@@ -105,9 +113,10 @@ class KeptSecrets:
                 yield asked
 
     @contextmanager
-    def changing(self) -> Iterator[Keeper]:
+    def changing(self, caller: Identity | None = None) -> Iterator[Keeper]:
         """Give whoever keeps the secrets now, for a change.
 
+        :param caller: as for `reading`.
         :raise InvalidArgument: we were opened for reading only.
         :raise OperationInvalid: we were closed.
         :raise ResourceBusy: somebody else keeps them, and cannot be asked.
@@ -118,13 +127,18 @@ class KeptSecrets:
                 "this engine was opened read-only", advice="Open it without readonly=True."
             )
         self._require_open()
-        asked = self._daemon(_PATIENCE)
+        asked = self._daemon(_PATIENCE, caller)
         if asked is not None:
             with asked:
                 yield asked
         else:
-            self._hold()
-            yield self._local
+            with self._turn:
+                self._hold()
+                try:
+                    yield self._local
+                finally:
+                    if not self._local.has_ephemeral():
+                        self._release()
         self._names = None
 
     def problems(self) -> tuple[str, ...]:
@@ -142,10 +156,8 @@ class KeptSecrets:
         """Forget what is in memory only, and let others keep the secrets."""
         with self._turn:
             self._closed = True
-            held, self._held = self._held, None
-            if held is not None:
-                self._local.forget()
-                held.release()
+            self._local.forget()
+            self._release()
 
     # For pools and volumes
 
@@ -157,7 +169,7 @@ class KeptSecrets:
         :raise StorageError: whoever keeps the secrets does not answer, or does not tell us.
         """
         kind = SecretKind(usage.value)
-        with self.reading() as keeper:
+        with self.reading(elevated=True) as keeper:
             if ref.uuid is not None:
                 found = keeper.by_uuid(ref.uuid)
             else:
@@ -187,57 +199,66 @@ class KeptSecrets:
         if known is None:
             return _uuid(self._local.find(kind, name))
         if known.error is not None:
-            raise known.error.with_traceback(None)  # it may be raised again
-        return known.uses.get((kind.number, name))
+            raise _again(known.error)
+        return known.uses.get((kind, name))
 
     def _ask_names(self) -> _Names | None:
         """Ask a daemon for all its secrets; None where there is no daemon."""
-        uses: dict[tuple[int, str], UUID] = {}
+        uses: dict[tuple[SecretKind, str | None], UUID] = {}
         error = None
         try:
-            asked = self._daemon(_FIND_PATIENCE)
+            asked = self._daemon(_FIND_PATIENCE, elevated=True)
             if asked is None:
                 return None
             with asked:
-                for one in asked.names():
-                    uses[one.usage_type, one.usage_id] = UUID(bytes=one.uuid)
+                uses = {(one.usage, one.usage_id): one.uuid for one in asked.names()}
         except StorageError as err:
             error = err
         return _Names(uses, error, time.monotonic() + _FIND_AGE)
 
     # Who keeps them
 
-    def _daemon(self, patience: float) -> PeerSecrets | None:
+    def _daemon(
+        self, patience: float, caller: Identity | None = None, *, elevated: bool = False
+    ) -> PeerSecrets | None:
         """Return a connection to the daemon that keeps the secrets; None: their files serve.
 
         :raise ResourceBusy: a daemon keeps them that cannot be asked.
         """
+
+        def connect(name: str) -> PeerSecrets | None:
+            path = self._paths.sockets / name
+            if not path.exists() or self._is_ours(path):
+                return None
+            from storaged.secrets import peer  # the protocol is slow to load, and rarely needed
+
+            whom = peer.ourselves() if elevated else caller
+            return peer.connect(self._paths, path, caller=whom, patience=patience)
+
         if self._held is not None:
             return None
-        asked = self._connect("virtsecretd-sock", patience)
+        asked = connect("virtsecretd-sock")
         if asked is not None:
             return asked
         owner = self._lock.owner()
-        if owner is None or self._held is not None:
+        if owner is None or owner.pid == os.getpid():  # a change of ours may be under way
             return None
-        asked = self._connect("libvirt-sock", patience)
+        asked = connect("libvirt-sock")
         if asked is None and owner.socket is not None:
-            asked = self._connect(owner.socket, patience)
+            asked = connect(owner.socket)
         if asked is None and owner.kind is EngineKind.DAEMON:
             raise self._busy(owner)
         return asked  # an embedded engine keeps its secrets in the files
 
-    def _connect(self, name: str, patience: float) -> PeerSecrets | None:
-        path = self._paths.sockets / name
+    def _is_ours(self, path: Path) -> bool:
+        """Tell whether it is us that clients reach at *path*: we would wait for ourselves.
+
+        The kernel cannot be asked: where systemd listens for us, it names systemd.
+        """
         if self._socket is not None:
             with suppress(OSError):
-                if path.samefile(self._socket):
-                    return None
-        if not path.exists():
-            return None
-        from storaged.secrets import peer  # the protocol is slow to load, and rarely needed
-
-        return peer.connect(self._paths, path, patience=patience)
+                return path.samefile(self._socket)
+        return False
 
     def _busy(self, owner: Owner) -> ResourceBusy:
         who = f"process {owner.pid} ({owner.program})" if owner.pid else "another process"
@@ -250,20 +271,32 @@ class KeptSecrets:
         )
 
     def _hold(self) -> None:
-        """Take libvirt's lock of the secrets, unless we have it.
+        """Take libvirt's lock of the secrets, unless we have it. Call it in turn.
 
         :raise ResourceBusy: somebody else has taken it just now.
         """
-        with self._turn:
-            self._require_open()
-            if self._held is None:
-                make_directory(self._paths.sockets, mode=self._paths.public_mode)
-                make_directory(self._paths.secrets_state)
-                self._held = self._lock.acquire(timeout=1, kind=self._kind, socket=self._socket)
+        self._require_open()
+        if self._held is None:
+            make_directory(self._paths.sockets, mode=self._paths.public_mode)
+            make_directory(self._paths.secrets_state)
+            self._held = self._lock.acquire(timeout=1, kind=self._kind, socket=self._socket)
+
+    def _release(self) -> None:
+        """Give the lock back, if we have it. Call it in turn."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
 
     def _require_open(self) -> None:
         if self._closed:
             raise OperationInvalid("the engine was closed", advice="Open another one.")
+
+
+def _again(error: StorageError) -> StorageError:
+    """Return an error like *error*: several threads may raise it, each with a story of its own."""
+    copied = type(error).__new__(type(error), *error.args)
+    vars(copied).update(vars(error))
+    return copied
 
 
 def _uuid(found: SecretDef | None) -> UUID | None:

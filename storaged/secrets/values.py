@@ -68,6 +68,10 @@ class SecretFilter(IntFlag):
         return not pair or bool(pair & (bit if value else bit << 1))
 
 
+#: Lets every secret pass.
+ALL: Final = SecretFilter(0)
+
+
 class SecretChange(Enum):
     """What happened to a secret."""
 

@@ -24,12 +24,12 @@ from storaged.errors import (
 )
 from storaged.rpc import admin as proto
 from storaged.rpc.errors import NoSuchClient, NoSuchServer, RPCError
+from storaged.rpc.identity import Identity
 from storaged.rpc.program import ADMIN, AnyProcedure
 from storaged.rpc.record import Record, Void
 from storaged.rpc.typedparam import ParamType, TypedParam, Value
 from storaged.server.administered import Administered, ClientView, LogControl
 from storaged.server.identity import with_names
-from storaged.service.identity import Identity
 
 #: What may be changed of a worker pool and of the limits, and how the server calls it.
 _WORKERS: Final = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from storaged.rpc.identity import Identity
 from storaged.server.limits import ServerLimits
 from storaged.server.workers import WorkerFigures
-from storaged.service.identity import Identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ import re
 import socket
 import struct
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from storaged.atomic import make_directory
-from storaged.driverlock import lock_first_byte, start_time
+from storaged.driverlock import lock_first_byte
 from storaged.errors import InternalError, system_errors
 from storaged.paths import printable
-from storaged.service.identity import Identity
+from storaged.process import start_time
+from storaged.rpc.identity import Identity
 
 #: ``struct ucred``: pid, uid, gid.
 _UCRED = struct.Struct("iII")
@@ -60,7 +60,7 @@ def with_names(identity: Identity) -> Identity:
     with suppress(KeyError, OSError):
         if group is None and identity.gid is not None:
             group = grp.getgrgid(identity.gid).gr_name
-    return replace(identity, user=user, group=group)
+    return identity._replace(user=user, group=group)
 
 
 def _label(connection: socket.socket) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from storaged.errors import Domain, InternalError
 from storaged.rpc.errors import AuthCancelled, AuthFailed, AuthUnavailable
-from storaged.service.identity import Identity
+from storaged.rpc.identity import Identity
 
 MANAGE = "org.libvirt.unix.manage"
 MONITOR = "org.libvirt.unix.monitor"

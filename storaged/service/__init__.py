@@ -5,8 +5,8 @@ A `Session` serves one connection, whether its calls come over a socket or from 
 
 from __future__ import annotations
 
+from storaged.rpc.identity import Identity
 from storaged.service.handler import Opened, Outcome
-from storaged.service.identity import Identity
 from storaged.service.service import Service
 from storaged.service.session import Session
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from storaged.errors import Domain, InternalError
 from storaged.rpc import remote
 from storaged.rpc.errors import NoConnection
+from storaged.rpc.identity import adopt
 from storaged.rpc.record import Void
 from storaged.rpc.remote import (
     Capabilities,
@@ -22,7 +23,6 @@ from storaged.rpc.remote import (
     Version,
 )
 from storaged.service.handler import Handlers, Needs, Query, always, never
-from storaged.service.identity import adopt
 
 if TYPE_CHECKING:
     from storaged.service.session import Session

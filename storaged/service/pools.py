@@ -8,6 +8,7 @@ from uuid import UUID
 
 from storaged.errors import BadArgument, Domain, InternalError
 from storaged.filters import PoolFilter
+from storaged.job import Job
 from storaged.model import PoolType
 from storaged.rpc import storage as rpc
 from storaged.rpc.errors import RPCError
@@ -210,7 +211,12 @@ def _find_sources(session: Session, args: FindSourcesArgs) -> XML:
         refuse_unknown(
             args.flags, 0, _FINDERS.get(args.type, "storageConnectFindStoragePoolSources")
         )
-    return XML(driver.find_sources(args.type, args.src_spec))
+    job: Job[None] = Job("find-sources")
+    session.jobs.bind(job)
+    try:
+        return XML(driver.find_sources(args.type, args.src_spec, job))
+    finally:
+        job.finish(None)
 
 
 # Definitions and life

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from storaged.errors import Domain, NoSuchSecret
+from storaged.rpc import extension
 from storaged.rpc import secret as rpc
 from storaged.rpc.errors import RPCError
+from storaged.rpc.extension import SecretListArgs, SecretListRet
 from storaged.rpc.record import Void
 from storaged.rpc.secret import (
     LIST_MAX,
@@ -24,6 +26,7 @@ from storaged.rpc.secret import (
     ValueRet,
 )
 from storaged.rpc.storage import XML, CallbackId, Count, Uuid, XMLArgs
+from storaged.secrets.document import format_secret
 from storaged.secrets.values import SecretDef, SecretFilter
 from storaged.secrets.wirenames import kind_numbered, secret_record
 from storaged.service.handler import (
@@ -52,24 +55,32 @@ def _check_uuids(args: MaxUuids) -> None:
 
 
 def _count(session: Session, _args: Void) -> Count:
-    return Count(len(session.driver.secrets()))
+    return Count(len(session.driver.secret_names(caller=session.identity)))
 
 
 def _uuids(session: Session, args: MaxUuids) -> Uuids:
-    found = session.driver.secrets()[: args.maxuuids]
+    found = session.driver.secret_names(caller=session.identity)[: args.maxuuids]
     return Uuids(tuple([str(each.uuid) for each in found]))
 
 
 def _list(session: Session, args: ListSecretsArgs) -> ListSecretsRet:
     refuse_unknown(args.flags, _ALL_FILTERS, "secretConnectListAllSecrets", Domain.SECRET)
-    found = session.driver.secrets(SecretFilter(args.flags))
+    found = session.driver.secret_names(SecretFilter(args.flags), caller=session.identity)
     require_room("secrets", len(found))
     kept = found if args.need_results else ()
     return ListSecretsRet(tuple([secret_record(each) for each in kept]), len(found))
 
 
+def _definitions(session: Session, args: SecretListArgs) -> SecretListRet:
+    refuse_unknown(args.flags, _ALL_FILTERS, "storagedSecretList", Domain.SECRET)
+    found = session.driver.secrets(SecretFilter(args.flags), caller=session.identity)
+    require_room("secrets", len(found))
+    return SecretListRet(tuple([format_secret(each) for each in found]))
+
+
 def _by_uuid(session: Session, args: Uuid) -> SecretRet:
-    return _named(session.driver.secret_lookup_by_uuid(UUID(bytes=args.uuid)))
+    uuid = UUID(bytes=args.uuid)
+    return _named(session.driver.secret_lookup_by_uuid(uuid, caller=session.identity))
 
 
 def _by_usage(session: Session, args: UsageArgs) -> SecretRet:
@@ -77,7 +88,8 @@ def _by_usage(session: Session, args: UsageArgs) -> SecretRet:
     if kind is None:
         text = f"no secret with matching usage '{args.usage_id}'"
         raise NoSuchSecret(text, domain=Domain.SECRET)
-    return _named(session.driver.secret_lookup_by_usage(kind, args.usage_id))
+    found = session.driver.secret_lookup_by_usage(kind, args.usage_id, caller=session.identity)
+    return _named(found)
 
 
 def _named(secret: SecretDef) -> SecretRet:
@@ -86,12 +98,15 @@ def _named(secret: SecretDef) -> SecretRet:
 
 def _define(session: Session, args: XMLArgs) -> SecretRet:
     refuse_unknown(args.flags, _VALIDATE, "secretDefineXML", Domain.SECRET)
-    return _named(session.driver.secret_define_xml(args.xml, validate=bool(args.flags)))
+    validate = bool(args.flags)
+    return _named(
+        session.driver.secret_define_xml(args.xml, validate=validate, caller=session.identity)
+    )
 
 
 def _xml(session: Session, args: SecretFlagsArgs) -> XML:
     refuse_unknown(args.flags, 0, "secretGetXMLDesc", Domain.SECRET)
-    return XML(session.driver.secret_xml(UUID(bytes=args.secret.uuid)))
+    return XML(session.driver.secret_xml(UUID(bytes=args.secret.uuid), caller=session.identity))
 
 
 def _set_value(session: Session, args: SetValueArgs) -> Void:
@@ -100,18 +115,19 @@ def _set_value(session: Session, args: SetValueArgs) -> Void:
         text = f"value in {function} must not be NULL"
         refuse_argument(text, function, "value", Domain.SECRET)
     refuse_unknown(args.flags, 0, "secretSetValue", Domain.SECRET)
-    session.driver.secret_set_value(UUID(bytes=args.secret.uuid), args.value)
+    uuid = UUID(bytes=args.secret.uuid)
+    session.driver.secret_set_value(uuid, args.value, caller=session.identity)
     return Void()
 
 
 def _value(session: Session, args: SecretFlagsArgs) -> ValueRet:
     refuse_unknown(args.flags, 0, "secretGetValue", Domain.SECRET)
     uuid = UUID(bytes=args.secret.uuid)
-    return ValueRet(session.driver.secret_value(uuid, elevated=session.identity.elevated))
+    return ValueRet(session.driver.secret_value(uuid, caller=session.identity))
 
 
 def _undefine(session: Session, args: SecretArgs) -> Void:
-    session.driver.secret_undefine(UUID(bytes=args.secret.uuid))
+    session.driver.secret_undefine(UUID(bytes=args.secret.uuid), caller=session.identity)
     return Void()
 
 
@@ -125,11 +141,12 @@ def _deregister(session: Session, args: CallbackId) -> Void:
     return Void()
 
 
-#: They may wait: where libvirt's daemon keeps the secrets, it is asked.
+#: They may wait: where libvirt's daemon keeps the secrets, it is asked, in the client's name.
 HANDLERS: Final[Handlers] = {
     rpc.NUM_OF_SECRETS: Query(_count, never),
     rpc.LIST_SECRETS: Query(_uuids, never, check=_check_uuids),
     rpc.LIST_ALL_SECRETS: Query(_list, never),
+    extension.SECRET_LIST: Query(_definitions, never),
     rpc.LOOKUP_BY_UUID: Query(_by_uuid, never),
     rpc.LOOKUP_BY_USAGE: Query(_by_usage, never),
     rpc.DEFINE_XML: Query(_define, never),

@@ -12,10 +12,10 @@ from storaged.rpc import extension as extension_program
 from storaged.rpc import remote
 from storaged.rpc.errors import RPCError
 from storaged.rpc.extension import Metric
+from storaged.rpc.identity import Identity
 from storaged.rpc.program import EXTENSION, REMOTE, Access, AnyProcedure
 from storaged.rpc.unserved import refusal
 from storaged.service import extension, generic, images, pools, secrets, transfers, volumes
-from storaged.service.identity import Identity
 from storaged.service.registrations import Notify
 from storaged.service.session import Session
 from storaged.service.shared import Shared

@@ -6,10 +6,10 @@ import threading
 
 from storaged.errors import Domain, InternalError
 from storaged.rpc.errors import OperationDenied
+from storaged.rpc.identity import Identity
 from storaged.rpc.program import Access, AnyProcedure
 from storaged.rpc.record import Record
 from storaged.service.handler import Begun, Needs, Outcome, Query, Work, answering
-from storaged.service.identity import Identity
 from storaged.service.jobs import Jobs
 from storaged.service.registrations import POOLS, SECRETS, Notify, Registrations
 from storaged.service.shared import Shared

@@ -105,6 +105,7 @@ def pool(tmp_path: Path) -> Pool:
 def storage_daemon(tmp_path: Path) -> Iterator[Callable[..., int]]:
     """A function: ``storage_daemon(path, read_only=False, format="qcow2")`` has QEMU open an image.
 
+    A block device needs ``driver="host_device"``.
     It returns the process id; the processes are gone at the end.
     """
     tool = shutil.which("qemu-storage-daemon")
@@ -112,7 +113,9 @@ def storage_daemon(tmp_path: Path) -> Iterator[Callable[..., int]]:
         pytest.skip("qemu-storage-daemon is not installed")
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(path: Path, *, read_only: bool = False, format: str = "qcow2") -> int:
+    def run(
+        path: Path, *, read_only: bool = False, format: str = "qcow2", driver: str = "file"
+    ) -> int:
         pidfile = tmp_path / f"qsd-{len(started)}.pid"
         mode = "on" if read_only else "off"
         socket = tmp_path / f"qsd-{len(started)}.sock"
@@ -124,7 +127,7 @@ def storage_daemon(tmp_path: Path) -> Iterator[Callable[..., int]]:
                     "--pidfile",
                     pidfile,
                     "--blockdev",
-                    f"driver=file,node-name=f,filename={path},read-only={mode}",
+                    f"driver={driver},node-name=f,filename={path},read-only={mode}",
                     "--blockdev",
                     f"driver={format},node-name=n,file=f,read-only={mode}",
                     "--nbd-server",

@@ -161,6 +161,50 @@ def test_holes_where_the_device_cannot_discard(
     assert content(device) == b"x" * 10 + bytes(3 * MIB) + b"x" * (5 * MIB - 10)
 
 
+def test_holes_where_what_was_discarded_reads_as_zeros(
+    pool: Devices, volume: VolumeRecord, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a thin volume, which has no blocks there then: zeros that are written would take some.
+
+    The kernel does not know that of it, and refuses to punch holes.
+    """
+    modes: list[int] = []
+    written: list[int] = []
+
+    def fallocate(_fd: int, mode: int, _offset: int, _length: int) -> None:
+        modes.append(mode)
+        raise OSError(errno.EOPNOTSUPP, "no")
+
+    genuine = FileHandle.pwrite
+
+    def pwrite(self: FileHandle, data: bytes, offset: int) -> None:
+        written.append(len(data))
+        genuine(self, data, offset)
+
+    fill(device)
+    monkeypatch.setattr(syscalls, "fallocate", fallocate)
+    monkeypatch.setattr(FileHandle, "pwrite", pwrite)
+    monkeypatch.setattr(pool, "discard_unit", lambda _volume: 256 << 10)
+    sink = pool.upload(volume, MIB - 5, 0)
+    sink.hole(4 * MIB)
+    sink.hole(100)
+    sink.finish()
+    assert content(device) == b"x" * (MIB - 5) + bytes(4 * MIB + 100) + b"x" * (3 * MIB - 95)
+    assert modes == []
+    assert sum(written) == 5 + (256 << 10) - 5 + 100
+    # a device that does not discard, though it was to: nobody promises anything
+    monkeypatch.setattr(syscalls, "discard", fallocate_refused)
+    fill(device)
+    sink = pool.upload(volume, 0, 0)
+    sink.hole(MIB)
+    sink.finish()
+    assert content(device)[: MIB + 1] == bytes(MIB) + b"x"
+
+
+def fallocate_refused(_fd: int, _offset: int, _length: int) -> None:
+    raise OSError(errno.EOPNOTSUPP, "no")
+
+
 def test_two_uploads_at_once(pool: Devices, volume: VolumeRecord, device: str) -> None:
     first, second = pool.upload(volume, 0, 0), pool.upload(volume, 10, 0)
     first.write(b"a" * 10)
@@ -258,6 +302,29 @@ def test_what_is_mounted_is_not_written_to(
 
 
 @pytest.mark.kernel("loop", "btrfs")
+def test_what_changes_meanwhile_is_not_copied(
+    pool: Devices, volume: VolumeRecord, device: str, mounted: Path
+) -> None:
+    def refused() -> str:
+        with pytest.raises(VolumeBusy) as caught:
+            pool.open_disk(volume)
+        return caught.value.advice or ""
+
+    assert f"mounted at '{mounted}'" in refused()
+    subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
+    pool.open_disk(volume).close()
+    subprocess.run(["umount", mounted], check=True)
+    # another process writes to it, without any lock
+    with Path(device).open("r+b") as file:
+        writer = subprocess.Popen(["sleep", "100"], stdout=file)
+    with writer:
+        assert f"pid {writer.pid}" in refused()
+        writer.kill()
+    with closing(pool.open_disk(volume)), pytest.raises(VolumeBusy):
+        pool.wipe(volume, WipeAlgorithm.ZERO, new_job())
+    subprocess.run(["mount", device, mounted], check=True)  # for its end
+
+
 def test_btrfs_is_known_by_its_source(loop_device: LoopDevice, tmp_path: Path) -> None:
     device = loop_device(128)
     subprocess.run(["mkfs.btrfs", "-q", device], check=True)
@@ -470,6 +537,11 @@ def test_luks_is_seen_and_kept_in_scans(pool: Devices, volume: VolumeRecord, dev
     assert with_image(pool.record("lun"), found).image is found.image
     other = replace(found, stamp=device_stamp(1, SIZE))
     assert with_image(pool.record("lun"), other).image is None
+    # where a scan cannot tell the number of the device
+    bare = replace(pool.record("lun"), stamp=b"")
+    assert with_image(bare, found).image is found.image
+    assert with_image(replace(bare, key="another"), found).image is None
+    assert with_image(replace(bare, capacity=MIB), found).image is None
 
 
 def test_what_a_guest_wrote_is_no_image(pool: Devices, volume: VolumeRecord, device: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from storaged import imagelock
 from storaged.errors import (
+    Cancelled,
     InvalidArgument,
     NoSuchVolume,
     OperationInvalid,
@@ -97,6 +98,33 @@ def test_delete_a_directory_that_was_a_ploop(pool: Pool) -> None:
     with pytest.raises(SystemFailure, match="Directory not empty"):
         delete(pool, record)
     assert (pool.path / "ct/precious").exists()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_delete_when_nobody_can_tell_whether_it_runs(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    record = pool.create("v", 4096)
+
+    def fail(*_: object) -> None:
+        raise OSError(number, "server")
+
+    monkeypatch.setattr("storaged.imagelock.check", fail)
+    with pytest.raises(SystemFailure, match="cannot unlink file"):
+        delete(pool, record)
+    assert pool.names() == ["v"]
+    delete(pool, record, force=True)
+
+
+def test_a_cancelled_delete(pool: Pool) -> None:
+    for format in ("raw", "dir"):
+        record = pool.create("x", 0, format=format)
+        job = new_job()
+        job.cancel()
+        with pytest.raises(Cancelled):
+            pool.backend.delete(record, job)
+        assert pool.names() == ["x"]
+        delete(pool, record)
 
 
 def test_delete_what_runs(pool: Pool, storage_daemon: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
+import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from storaged.backend import Durability, Host
+from storaged.backends._mkfs import make_file_system
+from storaged.backends._openfiles import holders
 from storaged.backends.fs import Fs
 from storaged.errors import (
     Cancelled,
@@ -160,6 +162,29 @@ def test_device_by_uuid_and_label(make_pool: MakePool, loop_device: LoopDevice) 
     with pytest.raises(CommandFailed, match="LABEL=other") as failed:
         make_pool("LABEL=other").start(new_job())
     assert "lsblk" in (failed.value.advice or "")
+    by_label.build(new_job(), overwrite=True)  # has the label, and another UUID
+    started(by_label).stop(new_job())
+    with pytest.raises(CommandFailed, match="UUID="):
+        by_uuid.start(new_job())
+
+
+@pytest.mark.kernel("parted")
+def test_device_by_the_name_of_its_partition(
+    make_pool: MakePool, loop_device: LoopDevice, settle: Callable[[], None]
+) -> None:
+    device = loop_device(64, partitions=True)
+    run("parted", "-s", device, "mklabel", "gpt", "mkpart", '"my part"', "1MiB", "100%")
+    settle()
+    number = run("blkid", "-p", "-s", "PART_ENTRY_UUID", "-o", "value", f"{device}p1").strip()
+    by_label, by_uuid = make_pool("PARTLABEL=my part"), make_pool(f"PARTUUID={number}")
+    by_label.build(new_job(), overwrite=False)
+    by_label.build(new_job(), overwrite=True)
+    started(by_uuid)
+    assert by_label.check()
+    with pytest.raises(OperationInvalid, match=r"in use: mounted on .*"):
+        make_file_system(device, "ext4", new_job(), overwrite=True)
+    by_label.stop(new_job())
+    assert not by_uuid.check()
 
 
 def test_image_file_is_mounted_by_a_loop_device(make_pool: MakePool, image: str) -> None:
@@ -209,7 +234,7 @@ def test_nothing_foreign_is_covered_or_unmounted(make_pool: MakePool, image: str
     run("mount", "-t", "tmpfs", "theirs", backend.target)
     with pytest.raises(OperationInvalid, match=r"something else is mounted .*: tmpfs of theirs"):
         backend.start(new_job())
-    backend.stop(new_job())
+    assert "tmpfs of theirs is mounted on" in (backend.stop(new_job()) or "")
     assert run("findmnt", "-n", "-o", "SOURCE", backend.target).strip() == "theirs"
     run("umount", backend.target)
 
@@ -244,10 +269,13 @@ def test_covered_way_to_the_target(make_pool: MakePool, image: str, unmounted: P
     backend.stop(new_job())
 
 
-def test_busy_file_system_is_named_and_let_go_by_force(make_pool: MakePool, image: str) -> None:
+def test_busy_file_system_is_named_and_let_go_by_force(
+    make_pool: MakePool, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = make_pool(image)
     backend.build(new_job(), overwrite=True)
     started(backend)
+    monkeypatch.setattr("storaged.backends._mount._LOOKS_END", 0.2)
     with Path(backend.target, "busy").open("w") as file:
         with pytest.raises(CommandFailed, match="target is busy") as failed:
             backend.stop(new_job())
@@ -261,6 +289,106 @@ def test_busy_file_system_is_named_and_let_go_by_force(make_pool: MakePool, imag
     backend.stop_by_force(new_job())
 
 
+def test_stop_waits_for_our_own_looks_and_for_nobody_elses(
+    make_pool: MakePool, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storaged.backends._mount._LOOKS_END", 60.0)
+    backend = make_pool(image)
+    backend.build(new_job(), overwrite=True)
+    started(backend)
+    looking = threading.Event()
+
+    def look() -> None:
+        with backend.opened_target():
+            looking.set()
+            time.sleep(0.4)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    looking.wait()
+    backend.stop(new_job())
+    thread.join()
+    assert not backend.check()
+
+    started(backend)
+    # no child of ours, as its parent has ended
+    shell = f"cd {backend.target}; sleep 600 >/dev/null 2>&1 & echo $!"
+    other = int(run("sh", "-c", shell))
+    try:
+        with pytest.raises(CommandFailed, match="is busy") as failed:
+            backend.stop(new_job())
+        assert f"process {other} (sleep)" in (failed.value.advice or "")
+    finally:
+        os.kill(other, signal.SIGKILL)
+    eventually(lambda: not holders(backend.target), what="the end of the other")
+    looking.clear()
+    thread = threading.Thread(target=look)
+    thread.start()
+    looking.wait()
+    job = new_job()
+    job.cancel()
+    with pytest.raises(Cancelled):
+        backend.stop(job)
+    thread.join()
+    backend.stop(new_job())
+
+
+def test_more_mounts_than_can_be_is_no_end(
+    make_pool: MakePool, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make_pool(image)
+    backend.build(new_job(), overwrite=True)
+    monkeypatch.setattr("storaged.backends._mount._MAX_STACK", 2)
+    for stop in (backend.stop, backend.stop_by_force):
+        started(backend)
+        for _ in range(2):
+            run("mount", "--bind", backend.target, backend.target)
+        with pytest.raises(OperationInvalid, match="2 mounts or more"):
+            stop(new_job())
+        assert backend.check()
+        stop(new_job())
+        assert not backend.check()
+
+
+def test_renamed_device_is_still_there(
+    make_pool: MakePool, loop_device: LoopDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lvrename and multipath do under a mount; what counts is whether the kernel has it."""
+    node, device = tmp_path / "node", loop_device(32)
+    os.mknod(node, stat.S_IFBLK | 0o600, Path(device).stat().st_rdev)
+    backend = make_pool(str(node))
+    backend.build(new_job(), overwrite=True)
+    started(backend)
+    node.rename(tmp_path / "renamed")
+    backend.watch()
+    monkeypatch.setattr("storaged.backends.fs._DEVICES", tmp_path)
+    with pytest.raises(SystemFailure, match="of a mounted file system has gone"):
+        backend.watch()
+    backend.stop(new_job())
+
+
+@pytest.mark.kernel("btrfs")
+def test_renamed_device_of_a_btrfs(
+    make_pool: MakePool, loop_device: LoopDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a number of its own, and perhaps several devices."""
+    node, device = tmp_path / "node", loop_device(128)
+    os.mknod(node, stat.S_IFBLK | 0o600, Path(device).stat().st_rdev)
+    run("mkfs.btrfs", "-q", device)
+    backend = make_pool(str(node), "auto")
+    backend.build(new_job())
+    started(backend)
+    node.rename(tmp_path / "renamed")
+    backend.watch()
+    devices = tmp_path / uuid_of(device) / "devices"
+    devices.mkdir(parents=True)
+    (devices / "sdb").symlink_to("gone")
+    monkeypatch.setattr("storaged.backends.fs._BTRFS", tmp_path)
+    with pytest.raises(SystemFailure, match="of a mounted file system has gone"):
+        backend.watch()
+    backend.stop(new_job())
+
+
 def test_source_is_checked_first(make_pool: MakePool) -> None:
     backend = make_pool("/dev/a")
     two = PoolSource(devices=(SourceDevice("/dev/a"), SourceDevice("/dev/b")))
@@ -270,82 +398,6 @@ def test_source_is_checked_first(make_pool: MakePool) -> None:
         make_pool("--bind").start(new_job())
     with pytest.raises(InvalidArgument, match="is not absolute"):
         make_pool("/dev/a", target="relative").start(new_job())
-
-
-def test_mkfs_that_cannot_be(make_pool: MakePool, image: str) -> None:
-    text = "Failed to make filesystem of type '{}' on device"
-    with pytest.raises(OperationFailed, match=text.format("auto")):
-        make_pool(image, "auto").build(new_job(), overwrite=True)
-    with pytest.raises(OperationFailed, match=text.format("vmfs")) as failed:
-        make_pool(image, "vmfs").build(new_job(), overwrite=True)
-    assert "mkfs.vmfs is not installed" in (failed.value.advice or "")
-    with Path(image).open("wb") as file:
-        file.truncate(1 << 16)
-    with pytest.raises(OperationFailed, match=text.format("xfs")) as failed:
-        make_pool(image, "xfs").build(new_job(), overwrite=True)
-    assert failed.value.advice
-
-
-def test_mkfs_that_hangs_can_be_cancelled(
-    make_pool: MakePool, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "mkfs.ext4").write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\nexec sleep 100\n")
-    (tools / "mkfs.ext4").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    monkeypatch.setattr("storaged.tool._GRACE", 0.2)
-    job = new_job()
-    job.cancel()
-    with pytest.raises(Cancelled):
-        make_pool(image).build(job, overwrite=True)
-
-
-def test_killed_in_the_middle_of_mkfs(
-    make_pool: MakePool, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """mkfs comes to its end without us; meanwhile nobody else formats; then it tells the truth."""
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    begun, go = tmp_path / "begun", tmp_path / "go"
-    (tools / "mkfs.ext4").write_text(
-        f"#!/bin/sh\ntouch {begun}\nwhile [ ! -e {go} ]; do sleep 0.1; done\n"
-        'PATH=/usr/sbin:/sbin:/usr/bin:/bin exec mkfs.ext4 "$@"\n'
-    )
-    (tools / "mkfs.ext4").chmod(0o755)
-    target = make_pool(image).target
-    program = (
-        "from storaged.backends.fs import Fs; from storaged.backend import Host\n"
-        "from storaged.job import Job\n"
-        "from storaged.model import PoolDef, PoolSource, SourceDevice\n"
-        f"source = PoolSource(devices=(SourceDevice({image!r}),), format='ext4')\n"
-        f"Fs(PoolDef('fs', 'vms', source=source, target={target!r}), Host('h'))"
-        ".build(Job('b', 'vms'), overwrite=False)\n"
-    )
-    environ = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    child = subprocess.Popen([sys.executable, "-c", program], env=environ)
-    eventually(begun.exists, what="mkfs")
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    backend = make_pool(image)
-    assert not backend.check()
-    with pytest.raises(CommandFailed):
-        backend.start(new_job())
-    go.touch()
-
-    def whole() -> bool:
-        try:
-            backend.build(new_job(), overwrite=False)
-        except PoolBuilt:
-            return True
-        except StorageError:
-            return False
-        return True
-
-    time.sleep(0.5)
-    eventually(whole, what="mkfs to end")
-    started(backend)
-    backend.stop(new_job())
 
 
 def test_full_file_system(make_pool: MakePool, loop_device: LoopDevice) -> None:
@@ -418,6 +470,32 @@ def test_disk_that_fails_under_a_pool(
     assert not backend.check()
 
 
+@pytest.mark.kernel("dm", "ext4")
+def test_disk_whose_writes_fail_under_a_pool(
+    make_pool: MakePool, loop_device: LoopDevice, mapper: Any
+) -> None:
+    below = loop_device(64)
+    device = mapper.linear(below)
+    backend = make_pool(device)
+    backend.build(new_job(), overwrite=True)
+    started(backend)
+    create(backend, "disk")
+    run("sync", "--file-system", backend.target)
+    before = set(Path(backend.target).iterdir())
+    mapper.fail_writes(device)
+    request = VolumeDef("lost", 1 << 20, allocation=1 << 20)
+    with pytest.raises(StorageError):
+        backend.create(backend.plan(request), new_job(), durability=Durability.FULL)
+    assert set(Path(backend.target).iterdir()) == before
+    backend.stop(new_job())
+    assert not backend.check()
+    mapper.remove(device)
+    again = started(make_pool(below))
+    assert set(Path(again.target).iterdir()) == before
+    create(again, "other")
+    again.stop(new_job())
+
+
 @pytest.mark.kernel("dm")
 def test_build_on_a_device_that_fails(make_pool: MakePool, mapper: Any) -> None:
     backend = make_pool(mapper.error(64 << 20))
@@ -438,3 +516,6 @@ def test_disk_that_is_pulled(make_pool: MakePool, scsi_hosts: Any) -> None:
     with pytest.raises(StorageError):
         backend.watch()
     backend.stop_by_force(new_job())
+    assert not backend.check()
+    with pytest.raises(CommandFailed):
+        backend.start(new_job())

@@ -20,7 +20,10 @@ from storaged.backend import (
     Watched,
     Wipes,
 )
+from storaged.backends import BUILTIN, NOTES
+from storaged.backends._iscsiloan import PLACE
 from storaged.backends._iscsilogin import Credentials, Login
+from storaged.backends._iscsinode import ROOTS
 from storaged.backends._iscsiportal import Portal
 from storaged.backends.iscsi import Iscsi
 from storaged.errors import (
@@ -129,15 +132,22 @@ def test_only_events_of_its_session_concern_it() -> None:
     assert not pool.concerns(DeviceEvent("add", "/dev/sdb", path.format(1)))
 
 
+def test_engines_know_where_its_notes_are() -> None:
+    assert NOTES["iscsi"] == tuple(f"{root}/{PLACE}" for root in ROOTS)
+    assert NOTES.keys() <= BUILTIN.keys()
+
+
 def test_a_search_needs_one_host() -> None:
     host = Host(id="test")
     with pytest.raises(InvalidArgument, match="hostname must be specified for iscsi sources"):
-        Iscsi.find_sources(None, host)
+        Iscsi.find_sources(None, host, Job("find-sources"))
     for hosts in ((), (SAN, SAN)):
         with pytest.raises(ConfigUnsupported, match="Expected exactly 1 host for the storage pool"):
-            Iscsi.find_sources(PoolSource(hosts=hosts), host)
+            Iscsi.find_sources(PoolSource(hosts=hosts), host, Job("find-sources"))
     with pytest.raises(OperationFailed, match="Connection refused"):
-        Iscsi.find_sources(PoolSource(hosts=(SourceHost("127.0.0.1", 1),)), host)
+        Iscsi.find_sources(
+            PoolSource(hosts=(SourceHost("127.0.0.1", 1),)), host, Job("find-sources")
+        )
 
 
 def test_credentials_do_not_tell_their_secret() -> None:

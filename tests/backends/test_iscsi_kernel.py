@@ -19,6 +19,7 @@ import pytest
 
 import storaged
 from storaged.backend import Host, WipeAlgorithm
+from storaged.backends._iscsiloan import read_loans
 from storaged.backends._iscsilogin import REPLACEMENT_TIMEOUT
 from storaged.backends._iscsisession import read_sessions
 from storaged.backends._scsiid import read_serial
@@ -128,6 +129,7 @@ def assert_nothing_is_left() -> None:
     assert read_sessions() == ()
     assert not NODES.exists() or not list(NODES.iterdir())
     assert not IFACES.exists() or not list(IFACES.iterdir())
+    assert read_loans() == ()
 
 
 def test_the_luns_of_a_target_are_volumes(
@@ -396,21 +398,29 @@ def test_sources_are_found_and_dead_portals_are_not_waited_for(
     lio.add(OTHER, [image("b")])
     lio._make(Path("/sys/kernel/config/target/iscsi", IQN, "tpgt_1/np", f"[::1]:{lio.port}"))
     host = Host(id="test")
-    found = Iscsi.find_sources(PoolSource(hosts=(SourceHost("127.0.0.1", lio.port),)), host)
+    found = Iscsi.find_sources(
+        PoolSource(hosts=(SourceHost("127.0.0.1", lio.port),)), host, Job("find-sources")
+    )
     assert sorted(each.devices[0].path for each in found) == [IQN, OTHER]
     assert {each.hosts for each in found} == {(SourceHost("127.0.0.1", lio.port),)}
-    found = Iscsi.find_sources(PoolSource(hosts=(SourceHost("::1", lio.port),)), host)
+    found = Iscsi.find_sources(
+        PoolSource(hosts=(SourceHost("::1", lio.port),)), host, Job("find-sources")
+    )
     assert [each.devices[0].path for each in found] == [IQN] or len(found) == 2
     assert not NODES.exists() or not list(NODES.iterdir())
     with pytest.raises(OperationFailed, match="no iSCSI interface defined for IQN"):
         Iscsi.find_sources(
-            PoolSource(hosts=(SourceHost("127.0.0.1", lio.port),), initiator="iqn.x:y"), host
+            PoolSource(hosts=(SourceHost("127.0.0.1", lio.port),), initiator="iqn.x:y"),
+            host,
+            Job("find-sources"),
         )
     begun = time.monotonic()
     with pytest.raises(Timeout, match="does not answer"):
-        Iscsi.find_sources(PoolSource(hosts=(SourceHost(black_hole),)), host)
+        Iscsi.find_sources(PoolSource(hosts=(SourceHost(black_hole),)), host, Job("find-sources"))
     with pytest.raises(OperationFailed, match="Connection refused"):
-        Iscsi.find_sources(PoolSource(hosts=(SourceHost("127.0.0.1", 9),)), host)
+        Iscsi.find_sources(
+            PoolSource(hosts=(SourceHost("127.0.0.1", 9),)), host, Job("find-sources")
+        )
     assert time.monotonic() - begun < 10
     with pytest.raises(OperationFailed, match="has no target") as caught:
         backend(source(lio.portal, "iqn.2026-01.test.storaged:none")).start(job())
@@ -420,7 +430,7 @@ def test_sources_are_found_and_dead_portals_are_not_waited_for(
     assert_nothing_is_left()
 
 
-def test_a_login_that_was_killed_is_finished(
+def test_a_login_that_was_killed_leaves_no_password_and_is_ours(
     tgtd: Tgtd, initiator: Initiator, image: Callable[..., Path]
 ) -> None:
     tgtd.add(IQN, [image()], chap=Chap("bob", SECRET))
@@ -430,7 +440,7 @@ def test_a_login_that_was_killed_is_finished(
         "from storaged.backends._iscsiportal import Portal\n"
         "from storaged.job import Job\n"
         "real = iscsiadm.login\n"
-        "iscsiadm.login = lambda node, job=None: (real(node, job), os._exit(9))\n"
+        "iscsiadm.login = lambda *words: (real(*words), os._exit(9))\n"
         f"where = login.Login({IQN!r}, Portal('127.0.0.1', {tgtd.port}))\n"
         f"where.log_in(login.Credentials('bob', {SECRET.encode()!r}), Job('test'))\n"
     )
@@ -438,9 +448,42 @@ def test_a_login_that_was_killed_is_finished(
     assert ended.returncode == 9
     assert len(read_sessions()) == 1
     assert SECRET in next(NODES.glob("*/*/default")).read_text()
+    Iscsi.recover()
+    assert not list(NODES.iterdir())
     pool = backend(source(tgtd.portal, chap=True))
+    assert pool.check_proves
     with started(pool):
-        assert not NODES.exists() or not list(NODES.iterdir())
+        assert pool.anchor()["ours"] == 1
+    assert_nothing_is_left()
+
+
+def test_a_target_may_send_a_login_elsewhere(
+    tgtd: Tgtd, initiator: Initiator, image: Callable[..., Path]
+) -> None:
+    other = Tgtd("127.0.0.2")
+    other.start()
+    try:
+        other.add(IQN, [image()])
+        tid = str(tgtd.add(IQN, []))
+        for name, value in (
+            ("RedirectAddress", "127.0.0.2"),
+            ("RedirectPort", str(other.port)),
+            ("RedirectReason", "Temporary"),
+        ):
+            update = ("--op", "update", "--mode", "target", "--tid", tid)
+            tgtd.admin(*update, "--name", name, "--value", value)
+        pool = backend(source(tgtd.portal))
+        with started(pool) as found:
+            assert list(found) == ["unit:0:0:1"]
+            (session,) = read_sessions()
+            assert set(session.portals) == {("127.0.0.1", tgtd.port), ("127.0.0.2", other.port)}
+            again = backend(source(tgtd.portal))
+            assert again.check(), "it is known by what was asked for"
+            again.hold(pool.anchor())
+            again.stop(job())
+            assert read_sessions() == ()
+    finally:
+        other.kill()
     assert_nothing_is_left()
 
 
@@ -486,6 +529,47 @@ def test_an_engine_remembers_its_login(
         assert storage.find_sources(
             "iscsi", f"<source><host name='127.0.0.1' port='{lio.port}'/></source>"
         ).count(IQN)
+        pool.stop()
+    assert_nothing_is_left()
+
+
+def test_an_engine_logs_in_with_a_secret_and_sees_luns_grow_and_come(
+    tgtd: Tgtd, initiator: Initiator, image: Callable[..., Path], tmp_path: Path
+) -> None:
+    disk = image("a")
+    tid = tgtd.add(IQN, [disk], chap=Chap("bob", SECRET))
+    usage = "<usage type='iscsi'><target>san</target></usage>"
+    definition = (
+        "<pool type='iscsi'><name>san</name><source>"
+        f"<host name='127.0.0.1' port='{tgtd.port}'/><device path='{IQN}'/>"
+        "<auth type='chap' username='bob'><secret usage='san'/></auth></source>"
+        f"<target><path>{BY_PATH}</path></target></pool>"
+    )
+    with storaged.open(root=tmp_path / "root", watch=True) as storage:
+        pool = storage.define_pool(definition)
+        with pytest.raises(NoSuchSecret):
+            pool.start()
+        secret = storage.secrets.define(f"<secret ephemeral='no' private='yes'>{usage}</secret>")
+        secret.set_value(SECRET.encode())
+        with watched_arguments() as seen:
+            pool.start()
+        assert any("--login" in words for words in seen)
+        assert not any(SECRET in words for words in seen)
+        assert not NODES.exists() or not list(NODES.iterdir())
+        assert SECRET not in pool.xml()
+        (volume,) = pool.volumes()
+        assert volume.info().capacity == 16 << 20
+
+        os.truncate(disk, 24 << 20)
+        tgtd.remove_lun(tid, 1)
+        tgtd.add_lun(tid, 1, disk)
+        pool.refresh()
+        assert volume.info().capacity == pool.info().space.capacity == 24 << 20
+
+        tgtd.add_lun(tid, 2, image("b"))
+        run("iscsiadm", "-m", "session", "-R")  # whoever does this, the kernel tells of the disk
+        names = ["unit:0:0:1", "unit:0:0:2"]
+        eventually(lambda: sorted(each.name for each in pool.volumes()) == names)
         pool.stop()
     assert_nothing_is_left()
 

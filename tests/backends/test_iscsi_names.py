@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from storaged.errors import (
 )
 from storaged.model import SourceHost
 from storaged.tool import Output
+from tests.backends.iscsidoubles import make_session
 
 IQN = "iqn.2026-01.test:disks"
 ME = "iqn.2026-01.test:me"
@@ -97,42 +99,8 @@ def test_any_text_is_read_as_a_discovery(text: str) -> None:
         assert is_name(name)
 
 
-def session(
-    sysfs: Path,
-    number: int,
-    *,
-    target: str = IQN,
-    portal: str = "192.0.2.7",
-    port: int = PORT,
-    went: str | None = None,
-    initiator: str = ME,
-    interface: str = "default",
-) -> Path:
-    """Make the part of sysfs that the kernel makes for a session."""
-    device = sysfs / "devices/platform" / f"host{number}" / f"session{number}"
-    connection = device / f"connection{number}:0/iscsi_connection/connection{number}:0"
-    connection.mkdir(parents=True)
-    for name, value in (
-        ("persistent_address", portal),
-        ("persistent_port", port),
-        ("address", went or portal),
-        ("port", port),
-    ):
-        (connection / name).write_text(f"{value}\n")
-    entry = device / "iscsi_session" / f"session{number}"
-    entry.mkdir(parents=True)
-    for name, text in (
-        ("targetname", target),
-        ("initiatorname", initiator),
-        ("ifacename", interface),
-        ("state", "LOGGED_IN"),
-    ):
-        (entry / name).write_text(f"{text}\n")
-    (entry / "device").symlink_to(device)
-    klass = sysfs / "class/iscsi_session"
-    klass.mkdir(parents=True, exist_ok=True)
-    (klass / f"session{number}").symlink_to(entry)
-    return device
+def session(sysfs: Path, number: int, *, target: str = IQN, **other: Any) -> Path:
+    return make_session(sysfs, number, target, **other)
 
 
 def test_sessions_are_read_from_sysfs(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,20 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storaged.backends import _iscsiadm as iscsiadm
+from storaged.backends._iscsiloan import new_loan
 from storaged.backends._iscsinode import (
-    alone,
+    Node,
     find_interface,
     find_node,
     interface_is_used,
+    interface_of,
     is_made,
-    lent,
+    line_of,
     mark_made,
     own_initiator,
-    settled,
+    with_lines,
 )
 from storaged.backends._iscsiportal import Portal
 from storaged.errors import InvalidArgument, SystemFailure
-from storaged.job import Job
 
 IQN = "iqn.2026-01.test.storaged:node-database"
 RECORD = """# BEGIN RECORD 2.1.8
@@ -43,14 +44,17 @@ CHAP = {
 }
 
 
-def test_what_a_login_needs_is_put_back() -> None:
-    text = lent(RECORD, CHAP, CHAP.keys())
+def lines(values: dict[str, str]) -> dict[str, str | None]:
+    return {name: line_of(name, value) for name, value in values.items()}
+
+
+def test_a_record_gets_other_values_where_iscsiadm_has_them() -> None:
+    text = with_lines(RECORD, lines(CHAP))
     assert "\nnode.session.auth.password = hush hush\n" in text
     assert "\nnode.startup = manual\n" in text
     assert "\nnode.startup = automatic\n" not in text
     assert text.endswith("# END RECORD\n")
-    assert settled(text) == RECORD
-    assert settled(RECORD) == RECORD
+    assert with_lines(RECORD, {}) == RECORD
 
 
 NAMES = st.sampled_from([f"node.a{number}" for number in range(5)])
@@ -60,12 +64,12 @@ VALUES = st.text(st.characters(codec="ascii", min_codepoint=33, max_codepoint=12
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(NAMES, VALUES), st.dictionaries(NAMES, VALUES))
 def test_any_record_comes_back(there: dict[str, str], wanted: dict[str, str]) -> None:
-    lines = [f"{name} = {value}" for name, value in there.items()]
-    text = "\n".join(["# BEGIN RECORD 2.1.8", *lines, "# END RECORD", ""])
-    changed = lent(text, wanted, wanted.keys())
+    there_lines = {name: f"{name} = {value}" for name, value in there.items()}
+    text = "\n".join(["# BEGIN RECORD 2.1.8", *there_lines.values(), "# END RECORD", ""])
+    changed = with_lines(text, lines(wanted))
     found = dict(line.split(" = ", 1) for line in changed.splitlines() if not line.startswith("#"))
     assert found == {**there, **wanted}
-    assert settled(changed) == text
+    assert with_lines(changed, {name: there_lines.get(name) for name in wanted}) == text
 
 
 def make(root: Path, place: str, text: str = RECORD) -> Path:
@@ -84,92 +88,89 @@ def test_a_record_is_found_by_target_portal_and_interface(tmp_path: Path) -> Non
     make(tmp_path, "garbage/default")
     roots = (tmp_path / "none", tmp_path)
 
-    def found(portal: Portal, interface: str = "default") -> str | None:
+    def at(portal: Portal, interface: str = "default") -> str | None:
         node = find_node(IQN, portal, interface, roots)
         return None if node is None else str(node.portal)
 
-    assert found(Portal("san")) == "san:3260,2", "whatever its group"
-    assert found(Portal("san", 3261), "mine") == "san:3261,1"
-    assert found(Portal("san", 3261)) is None
-    assert found(Portal("FE80:0::1")) == "[fe80::1]:3260,1"
-    assert found(Portal("old")) == "old:3260", "of an unknown group"
+    assert at(Portal("san")) == "san:3260,2", "whatever its group"
+    assert at(Portal("san", 3261), "mine") == "san:3261,1"
+    assert at(Portal("san", 3261)) is None
+    assert at(Portal("FE80:0::1")) == "[fe80::1]:3260,1"
+    assert at(Portal("old")) == "old:3260", "of an unknown group"
     make(tmp_path, "san,3260,1/default")
-    assert found(Portal("san")) == "san:3260,1"
+    assert at(Portal("san")) == "san:3260,1"
     assert interface_is_used("mine", roots)
     assert not interface_is_used("yours", roots)
 
 
-def test_lending_is_atomic_private_and_leaves_nothing(tmp_path: Path) -> None:
-    path = make(tmp_path, "san,3260,1/default")
-    node = find_node(IQN, Portal("san"), "default", (tmp_path,))
+def found(root: Path) -> Node:
+    node = find_node(IQN, Portal("san"), "default", (root,))
     assert node is not None
-    node.lend(CHAP)
-    assert node.is_lent
+    return node
+
+
+def test_a_change_is_atomic_private_and_leaves_nothing(tmp_path: Path) -> None:
+    path = make(tmp_path, "san,3260,1/default")
+    node = found(tmp_path)
+    was = node.lines(CHAP)
+    assert was["node.startup"] == "node.startup = automatic"
+    assert was["node.session.auth.password"] is None
+    node.change(lines(CHAP))
     assert path.stat().st_mode & 0o777 == 0o600
-    node.lend({**CHAP, "node.session.auth.password": "other"})  # after a crash
-    assert "hush" not in path.read_text()
-    node.settle()
-    node.settle()
+    assert "hush" in path.read_text()
+    node.change(was)
     assert path.read_text() == RECORD
     assert [each.name for each in path.parent.iterdir()] == ["default"]
+    path.unlink()
+    with pytest.raises(SystemFailure):
+        node.change(lines(CHAP))
+    assert not path.exists()
 
 
-def test_what_was_made_for_a_login_is_removed_after_it(tmp_path: Path) -> None:
+def test_a_database_may_be_a_link_to_another_file_system(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (Path(other) / "nodes").mkdir()
+        (tmp_path / "nodes").symlink_to(Path(other) / "nodes")
+        path = make(tmp_path, "san,3260,1/default")
+        assert path.stat().st_dev != tmp_path.stat().st_dev
+        found(tmp_path).change(lines(CHAP))
+        assert "hush" in path.read_text()
+        assert [each.name for each in Path(other).iterdir()] == ["nodes"]
+
+
+def test_a_record_is_removed_with_what_leads_to_it(tmp_path: Path) -> None:
     make(tmp_path, "san,3260,1/other")
     path = make(tmp_path, "san,3260,1/default")
     static = tmp_path / "static" / f"{IQN},san,3260,1,default"
     static.parent.mkdir()
     static.symlink_to(path.parent)
-    node = find_node(IQN, Portal("san"), "default", (tmp_path,))
-    assert node is not None
-    node.lend({}, made=True)
-    assert node.is_lent
-    assert is_made(path)
-    node.lend(CHAP)
-    assert path.read_text().count("made by") == 1
-    node.settle()
-    node.settle()
-    assert not node.is_lent
+    node = found(tmp_path)
+    node.remove()
+    node.remove()
     assert [each.name for each in path.parent.iterdir()] == ["other"]
     assert not list(static.parent.iterdir())
-    with pytest.raises(SystemFailure):
-        node.lend(CHAP)
-    assert not path.exists()
+    make(tmp_path, "san,3260,1/default")
+    (path.parent / "other").unlink()
+    node.remove()
+    assert not list((tmp_path / "nodes").iterdir())
 
 
 @pytest.mark.parametrize("secret", ["two\nlines", " x", "x ", "", "x" * 256, "nul\0", "\udcff"])
-def test_a_secret_that_iscsiadm_would_misread_is_refused_and_not_told(
-    tmp_path: Path, secret: str
-) -> None:
-    path = make(tmp_path, "san,3260,1/default")
-    node = find_node(IQN, Portal("san"), "default", (tmp_path,))
-    assert node is not None
+def test_a_secret_that_iscsiadm_would_misread_is_refused_and_not_told(secret: str) -> None:
     with pytest.raises(InvalidArgument, match=r"auth\.password cannot be stored") as caught:
-        node.lend({"node.session.auth.password": secret})
+        line_of("node.session.auth.password", secret)
     assert not secret.strip() or secret not in repr(caught.value)
-    assert path.read_text() == RECORD
 
 
-def test_the_database_is_one_at_a_time_and_cleared_of_beginnings(tmp_path: Path) -> None:
-    left = tmp_path / ".storaged-1-abc.tmp"
-    left.write_text("a password")
-    order = []
-    started = threading.Event()
-
-    def other() -> None:
-        started.set()
-        with alone(Job("test"), (tmp_path,)):
-            order.append("second")
-
-    with alone(Job("test"), (tmp_path,)):
-        assert not left.exists()
-        thread = threading.Thread(target=other)
-        thread.start()
-        started.wait(5)
-        thread.join(0.1)
-        order.append("first")
-    thread.join(5)
-    assert order == ["first", "second"]
+def test_an_interface_is_found_by_its_initiator(tmp_path: Path) -> None:
+    place = tmp_path / "ifaces"
+    place.mkdir()
+    (place / "a").write_text("# BEGIN RECORD\niface.initiatorname = iqn.x:me2\n# END RECORD\n")
+    (place / "b").write_text("# BEGIN RECORD\niface.initiatorname = iqn.x:me\n# END RECORD\n")
+    (place / "c").mkdir()
+    (place / "d").symlink_to("b")
+    assert interface_of("iqn.x:me", (tmp_path / "none", tmp_path)) == "b"
+    assert interface_of("iqn.x:m", (tmp_path,)) is None
 
 
 def test_the_name_of_this_host(tmp_path: Path) -> None:
@@ -208,15 +209,16 @@ def test_iscsiadm_reads_what_was_written(database: Path, host: str) -> None:
     assert node is not None
     assert node.path == database / "nodes" / IQN / portal.entry / "default"
     before = shown(str(portal))
-    node.lend({**CHAP, "node.session.timeo.replacement_timeout": "15"})
+    loan = new_loan(IQN, node.portal, None, "default", (), made=False)
+    loan = loan.lend({**CHAP, "node.session.timeo.replacement_timeout": "15"})
     lent_text = shown(str(portal))
     assert "node.session.auth.password = hush hush\n" in lent_text
     assert "node.session.auth.authmethod = CHAP\n" in lent_text
     assert "replacement_timeout = 15\n" in lent_text
-    node.settle()
+    loan.end()
     assert shown(str(portal)) == before
-    node.lend(CHAP, made=True)
-    node.settle()
+    loan = new_loan(IQN, node.portal, None, "default", (), made=True)
+    loan.lend(CHAP).end()
     assert not node.path.parent.parent.exists()
     assert not list((database / "static").glob(f"{IQN},*"))
 
@@ -230,7 +232,8 @@ def test_iscsiadm_keeps_the_note_in_an_interface(database: Path) -> None:
         assert path == database / "ifaces" / name
         mark_made(path)
         assert is_made(path)
-        assert (name, "") in iscsiadm.interfaces()
+        listed = subprocess.run(["iscsiadm", "-m", "iface"], capture_output=True, text=True)
+        assert f"{name} tcp," in listed.stdout
     finally:
         iscsiadm.delete_interface(name)
     assert not path.exists()

@@ -28,7 +28,8 @@ from storaged.errors import (
     PoolBuilt,
     Timeout,
 )
-from storaged.model import PoolSource, SourceDevice
+from storaged.job import Job
+from storaged.model import PoolSource, SourceDevice, SourceExtent
 from tests.backends.volumegroups import Lab, create, lab, new_job, volumes
 from tests.kernel.programs import run
 
@@ -50,7 +51,7 @@ def test_a_group_is_built_found_and_removed(lab: Lab) -> None:
     with pytest.raises(ConfigUnsupported, match="cannot find logical volume group name 'my-vg"):
         pool.start(new_job())
     pool.build(new_job())
-    sources = Logical.find_sources(None, pool.host)
+    sources = Logical.find_sources(None, pool.host, Job("find-sources"))
     expected = PoolSource(name="my-vg.1", devices=tuple(map(SourceDevice, devices)), format="lvm2")
     assert sources == (expected,)
     pool.start(new_job())
@@ -61,7 +62,7 @@ def test_a_group_is_built_found_and_removed(lab: Lab) -> None:
     pool.build(new_job())  # it is there: nothing was asked for
     pool.stop(new_job())
     pool.delete_target(new_job())
-    assert Logical.find_sources(None, pool.host) == ()
+    assert Logical.find_sources(None, pool.host, Job("find-sources")) == ()
     assert "LVM2_member" not in run("blkid", "-p", *devices, check=False)
 
 
@@ -108,6 +109,15 @@ def test_a_group_of_other_devices_is_not_the_one_that_is_meant(lab: Lab) -> None
     with pytest.raises(ConfigUnsupported, match="cannot find any matching source devices"):
         pool.build(new_job())
     assert not pool.check()
+
+
+def test_a_group_may_have_a_name_that_no_volume_can(lab: Lab) -> None:
+    device = lab.device()
+    pool = lab.pool("snapshot_tdata", device)
+    pool.build(new_job())
+    assert pool.report().name == "snapshot_tdata"
+    with pytest.raises(InvalidArgument, match="cannot be the name of a volume group"):
+        lab.pool("-y", device).build(new_job())
 
 
 def test_a_device_may_be_named_by_a_link(lab: Lab, tmp_path: Path) -> None:
@@ -232,8 +242,41 @@ def test_what_a_dead_process_left_is_not_listed_and_removed(lab: Lab) -> None:
     elsewhere = dead.replace(pool.host.id, "another")
     for name, tag in (("dead", dead), ("far", elsewhere), ("ours", "/".join(parts))):
         run("lvcreate", "-qq", "-y", "-Zn", "-Wn", "--addtag", tag, "-n", name, "-L", "4M", "vg")
-    assert volumes(pool) == {}
+    seen = pool.refresh({}, new_job())
+    assert seen.volumes == {}
+    assert seen.problems == (
+        "logical volume 'far' is not whole: another host makes it, or left it",
+    )
     assert lab.names("vg") == {"far", "ours"}
+
+
+def test_what_could_not_be_undone_is_told_and_tried_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has the group locked, or the device open, at the wrong moment."""
+    pool = lab.pool(lab.group("vg"), *lab.devices)
+
+    def fail(*_: object) -> None:
+        raise Timeout("it is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Logical, "_set_permissions", fail)
+        patched.setattr(_lvmtool, "remove", fail)
+        with pytest.raises(Timeout):
+            create(pool, "half", EXTENT)
+        assert lab.names("vg") == {"half"}
+        with pytest.raises(NameTaken) as caught:
+            create(pool, "half", EXTENT)
+        assert "It is not whole" in (caught.value.advice or "")
+        seen = pool.refresh({}, new_job())
+        assert seen.volumes == {}
+        assert seen.problems == (
+            "logical volume 'half' is not whole, and could not be removed: lvremove vg/half",
+        )
+    seen = pool.refresh({}, new_job())
+    assert (seen.volumes, seen.problems) == ({}, ())
+    assert lab.names("vg") == set()
+    create(pool, "half", EXTENT)
 
 
 def test_a_lock_of_another_process_is_waited_for_and_named(
@@ -286,7 +329,22 @@ def test_the_engine_serves_a_group(lab: Lab, tmp_path: Path) -> None:
             one.delete()
         pool.stop()
         pool.delete()
-    assert Logical.find_sources(None, lab.pool("vg").host) == ()
+    assert Logical.find_sources(None, lab.pool("vg").host, Job("find-sources")) == ()
+
+
+def test_what_is_known_is_told_where_lvm_takes_its_time(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = lab.device()
+    lab.group("vg", device)
+    run("lvcreate", "-qq", "-y", "-Zn", "-Wn", "-n", "lv", "-L", "8M", "vg")
+    xml = "<pool type='logical'><name>vg</name><target><path>/dev/vg</path></target></pool>"
+    with storaged.open(tmp_path / "root") as storage:
+        pool = storage.define_pool(xml)
+        pool.start()
+        volume = pool.volume("lv")
+        monkeypatch.setattr("storaged.look.PATIENCE", 0.0)
+        assert volume.definition().extents == (SourceExtent(device, 0, 8 * MIB),)
 
 
 def test_a_group_that_goes_away_stops_its_pool_with_a_reason(lab: Lab, tmp_path: Path) -> None:

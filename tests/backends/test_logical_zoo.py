@@ -1,6 +1,6 @@
 """Volumes of every kind, from the record of a group: for machines without device-mapper.
 
-With it they would have to be activated, and a record holds no data. `test_logical_kernel` makes
+With it they would have to be activated, and a record holds no data. `test_logical_faults` makes
 volumes of these kinds anew.
 """
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +16,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storaged.backend import CloneOptions, Host
+from storaged.backends import _lvmmake, _lvmplan, _lvmtool
 from storaged.backends import _lvmnames as names
-from storaged.backends import _lvmplan, _lvmtool
+from storaged.backends._blockclone import HEADER_ROOM
 from storaged.backends._lvmplan import Kind, Wish
 from storaged.backends._lvmrecord import group_problems, record, records
 from storaged.backends._lvmreport import Group, LogicalVolume, parse
+from storaged.backends.logical import Logical
 from storaged.errors import (
     Cancelled,
     CommandFailed,
+    CommandTimeout,
     ConfigUnsupported,
     InternalError,
     InvalidArgument,
+    MissingProgram,
     NameTaken,
     NoSpace,
     OperationUnsupported,
@@ -35,7 +41,15 @@ from storaged.errors import (
     VolumeBusy,
 )
 from storaged.job import Job
-from storaged.model import BackingStore, Encryption, SourceExtent, VolumeDef
+from storaged.model import (
+    BackingStore,
+    Encryption,
+    PoolDef,
+    PoolType,
+    SourceExtent,
+    VolumeDef,
+)
+from tests.doubles import eventually
 
 EXTENT = 4 << 20
 HEAD = {
@@ -214,6 +228,23 @@ def test_missing_devices_are_named_by_where_they_were() -> None:
     )
 
 
+def test_what_is_lost_with_a_volume() -> None:
+    base = volume("base")
+    linked = volume("linked", attributes="Vwi-a-tz--", pool="pool", origin="base")
+    above = volume("above", attributes="Vwi-a-tz--", pool="other", origin="linked")
+    found = holding(THICK, SNAP, POOL, THIN, base, linked, above)
+    assert set(found.lost_with("base")) == {"base", "linked", "above"}
+    assert set(found.lost_with("thick")) == {"thick", "snap"}
+    assert set(found.lost_with("pool")) == {"pool", "thin", "linked", "above"}
+    assert found.lost_with("thin") == ("thin",)
+
+
+def test_the_room_of_a_thin_pool() -> None:
+    found = holding(replace(POOL, data=25.0), THICK)
+    assert found.free_in("pool") == 6 * EXTENT
+    assert found.free_in("thick") is found.free_in(None) is found.free_in("none") is None
+
+
 def test_five_thousand_volumes_are_parsed_quickly() -> None:
     count = 5000
     text = json.dumps(
@@ -349,10 +380,35 @@ FULL = holding(THICK, SNAP, POOL, THIN)
             {"encryption": Encryption("luks")},
             Wish(Kind.PLAIN, "new", 2 * EXTENT),
         ),
+        # what is allocated in full, or encrypted, fits into the extents that it is rounded up to
+        ({"capacity": 5 << 20, "allocation": 5 << 20}, Wish(Kind.PLAIN, "new", 2 * EXTENT)),
+        (
+            {"capacity": 5 << 20, "encryption": Encryption("luks")},
+            Wish(Kind.PLAIN, "new", 2 * EXTENT),
+        ),
+        (
+            {"capacity": 5 << 20, "allocation": 5 << 20, "encryption": Encryption("luks")},
+            Wish(Kind.PLAIN, "new", 2 * EXTENT),
+        ),
+        (
+            {"capacity": 2 * EXTENT - HEADER_ROOM, "encryption": Encryption("luks")},
+            Wish(Kind.PLAIN, "new", 2 * EXTENT),
+        ),
     ],
 )
 def test_what_is_made(more: dict[str, Any], expected: Wish) -> None:
     assert wished(FULL, **more) == expected
+
+
+@given(st.integers(1, 1 << 41))
+@settings(max_examples=100, deadline=None)
+def test_a_sparse_copy_has_room_for_its_data(space: int) -> None:
+    """LVM keeps a table beside them."""
+    sparse = VolumeDef("new", 1 << 42, allocation=space)
+    made = _lvmplan.wish(sparse, FULL, filled=True)
+    assert made.kind is Kind.SPARSE
+    assert made.room >= space
+    assert made.space - _lvmplan.wish(sparse, FULL).space <= space // 200 + 2 * EXTENT
 
 
 @pytest.mark.parametrize(
@@ -382,6 +438,16 @@ def test_what_is_made(more: dict[str, Any], expected: Wish) -> None:
 def test_what_is_not_made(more: dict[str, Any], error: type[StorageError], text: str) -> None:
     with pytest.raises(error, match=text):
         settled(FULL, **more)
+
+
+def test_a_clone_with_other_bytes_shares_nothing() -> None:
+    """A snapshot of an encrypted volume is encrypted as that is."""
+    source = records(FULL, "/dev/vg")["thin"]
+    clone = settled(FULL)
+    assert _lvmmake._shareable(clone, source, FULL, CloneOptions())
+    assert not _lvmmake._shareable(clone, source, FULL, CloneOptions(source_secret=b"x"))
+    locked = settled(FULL, encryption=Encryption("luks"))
+    assert not _lvmmake._shareable(locked, source, FULL, CloneOptions(secret=b"x"))
 
 
 def test_a_name_of_an_inactive_volume_is_taken_too() -> None:
@@ -418,6 +484,11 @@ def act(program: Path, script: str) -> None:
         ("Logical volume vg/x contains a filesystem in use.", VolumeBusy, "filesystem in use"),
         ("Logical volume vg/x is used by another device.", VolumeBusy, "another device"),
         ("Snapshots of snapshots are not supported.", OperationUnsupported, "of snapshots"),
+        (
+            "/usr/sbin/thin_check: execvp failed: No such file or directory",
+            MissingProgram,
+            "thin_check is not installed",
+        ),
         ("Something else.", CommandFailed, "Something else"),
     ],
 )
@@ -446,6 +517,108 @@ def test_lvm_is_asked_in_one_language_and_units(lvm: Path, tmp_path: Path) -> No
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith("C.UTF-8 pvs ")
     assert "--reportformat json --units b --nosuffix -o pv_name" in asked
+
+
+def test_a_report_that_is_not_complete_is_better_than_none(lvm: Path) -> None:
+    """One broken group makes a question about all groups fail, after the others were told of."""
+    found = '{"report": [{"pv": [{"pv_name": "/dev/sda"}]}]}'
+    act(lvm, f"echo '{found}'; echo '  VG other is broken.' >&2; exit 5")
+    sections, output = _lvmtool.ask(("pvs",))
+    assert sections == {"pv": [{"pv_name": "/dev/sda"}]}
+    assert _lvmtool.reason(output.stderr) == "VG other is broken."
+    for printed, status in (('{"report": [{"pv": []}]}', 5), ("{", 5), (found, 3)):
+        act(lvm, f"echo '{printed}'; echo '  It is broken.' >&2; exit {status}")
+        with pytest.raises(CommandFailed, match="It is broken"):
+            _lvmtool.ask(("pvs",))
+
+
+def test_a_tool_that_hangs_is_not_waited_for_without_end(
+    lvm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = tmp_path / "done"
+    act(lvm, f"sleep 1; touch {done}")
+    with monkeypatch.context() as patched:
+        patched.setattr(_lvmtool, "ASKING", 0.2)
+        with pytest.raises(CommandTimeout, match="it took more than"):
+            _lvmtool.ask(("pvs",))
+    job: Job[None] = Job("refresh", "vg")
+    threading.Timer(0.2, job.cancel).start()
+    with pytest.raises(Cancelled):
+        _lvmtool.ask(("pvs",), job)
+    time.sleep(1.2)
+    assert not done.exists()  # what only asks is killed
+    with pytest.raises(CommandTimeout, match="and goes on as process"):
+        _lvmtool.change(("lvcreate", "x"), timeout=0.2)
+    eventually(done.exists)  # what changes the group is not
+
+
+class Recorded:
+    """LVM's answers about a group, and what it was told to do."""
+
+    def __init__(self, program: Path) -> None:
+        self.directory = program.parent
+        self._program = program
+
+    def answer(self, *rows: dict[str, str], refuse: str = "none") -> None:
+        """Report these volumes from now on, and refuse one command."""
+        report = {"report": [{"vg": [HEAD], "pv": [], "lv": list(rows), "seg": []}]}
+        (self.directory / "report").write_text(json.dumps(report))
+        act(
+            self._program,
+            f"cd {self.directory}; echo $1 >> told; case $1 in fullreport) cat report;;"
+            f" {refuse}) echo '  Check of pool vg/tp failed.' >&2; exit 5;; esac",
+        )
+
+    def told(self) -> list[str]:
+        """The commands but for questions, since this was asked last."""
+        file = self.directory / "told"
+        commands = file.read_text().split() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [command for command in commands if command != "fullreport"]
+
+    def pool(self) -> Logical:
+        return Logical(PoolDef(PoolType.LOGICAL, "vg"), Host(id="testhost"))
+
+
+@pytest.fixture
+def recorded(lvm: Path) -> Recorded:
+    return Recorded(lvm)
+
+
+def test_what_cannot_be_activated_keeps_nothing_from_the_rest(recorded: Recorded) -> None:
+    pool = recorded.pool()
+    asleep = row("thin", "Vwi---tz--", pool_lv="tp")
+    skipped = row("skipped", "Vwi---tz-k", pool_lv="tp")
+    recorded.answer(row("well"), asleep, skipped, refuse="vgchange")
+    pool.start(Job("start", "vg"))
+    seen = pool.refresh({}, Job("refresh", "vg"))
+    assert seen.volumes.keys() == {"well"}
+    assert seen.problems == (
+        "logical volume 'thin' could not be activated: Check of pool vg/tp failed.",
+    )
+    recorded.answer(row("well"), {**asleep, "lv_attr": "Vwi-a-tz--"})
+    assert pool.refresh({}, Job("refresh", "vg")).problems == ()
+    recorded.answer(asleep, refuse="vgchange")
+    with pytest.raises(CommandFailed, match="Check of pool"):
+        pool.start(Job("start", "vg"))
+
+
+def test_nothing_is_removed_if_a_part_of_it_is_in_use(recorded: Recorded) -> None:
+    pool = recorded.pool()
+    recorded.answer(
+        row("tp", "twi-aotz--"),
+        row("idle", "Vwi-a-tz--", pool_lv="tp"),
+        row("busy", "Vwi-aotz--", pool_lv="tp"),
+        row("base", "-wi-a-----"),
+        row("linked", "Vwi-aotz--", pool_lv="tp", origin="base"),
+    )
+    found = pool.refresh({}, Job("refresh", "vg")).volumes
+    for name, user in (("tp", "busy"), ("base", "linked")):
+        with pytest.raises(VolumeBusy, match=f"'{user}' is in use"):
+            pool.delete(found[name], Job("delete", "vg"), force=True)
+    assert recorded.told() == []
+    pool.delete(found["idle"], Job("delete", "vg"))
+    assert recorded.told() == ["lvremove"]
 
 
 LOCKED = "echo '  {path}: flock failed: Resource temporarily unavailable' >&2; exit 5"

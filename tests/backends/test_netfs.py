@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,27 @@ def test_addresses_and_shares_are_compared_too() -> None:
     assert backend_of(host="fe80::1").is_source(mount)
 
 
+@pytest.mark.parametrize(
+    ("format", "host", "dir", "mounted", "root", "ours"),
+    [
+        ("glusterfs", "fe80::1", "/vol", "[fe80::1]:vol", "/", True),
+        ("nfs", "fe80:0:0::1", "/exp", "[fe80::1]:/exp", "/", True),
+        ("nfs", "[FE80::1]", "/exp", "[fe80::1]:/exp", "/", True),
+        ("nfs", "fe80::2", "/exp", "[fe80::1]:/exp", "/", False),
+        ("nfs", "10.0.0.1", "/a:/b", "10.0.0.1:/a:/b", "/", True),
+        ("cifs", "server", "share/sub", "//server/share/sub", "/sub", True),
+        ("cifs", "server", "share", "//server/share", "/sub", False),
+        ("cifs", "server", "share/sub", "//server/share/sub", "/other", False),
+    ],
+)
+def test_mounts_whose_source_is_spelled_otherwise(
+    format: str, host: str, dir: str, mounted: str, root: str, ours: bool
+) -> None:
+    kind = {"glusterfs": "fuse.glusterfs", "nfs": "nfs4"}.get(format, format)
+    mount = Mount(2, 1, "0:50", root, "/t", ("rw",), kind, mounted)
+    assert backend_of(format, host=host, dir=dir).is_source(mount) is ours
+
+
 def test_sources_are_checked_before_anything_is_done() -> None:
     two = PoolSource(hosts=(HOST, SourceHost("b")), dir="/exp")
     with pytest.raises(ConfigUnsupported, match="expected exactly 1 host for the storage pool"):
@@ -132,19 +154,23 @@ def test_discovery_asks_both_and_needs_one(tools: Tools) -> None:
     tools.put("showmount", 'echo "$@" >&2; echo "/srv/x *"')
     tools.put("gluster", "echo garbage")
     spec = PoolSource(hosts=(HOST,))
-    assert [source.dir for source in Netfs.find_sources(spec, Host(id="h"))] == ["/srv/x"]
+    assert [
+        source.dir for source in Netfs.find_sources(spec, Host(id="h"), Job("find-sources"))
+    ] == ["/srv/x"]
 
     tools.put("showmount", "exit 0")
-    assert Netfs.find_sources(spec, Host(id="h")) == ()
+    assert Netfs.find_sources(spec, Host(id="h"), Job("find-sources")) == ()
 
     tools.put("showmount", "echo clnt_create: RPC: Program not registered >&2; exit 1")
     with pytest.raises(OperationFailed, match="no storage pools were found on host") as failed:
-        Netfs.find_sources(spec, Host(id="h"))
+        Netfs.find_sources(spec, Host(id="h"), Job("find-sources"))
     assert failed.value.advice == "showmount: clnt_create: RPC: Program not registered"
 
     tools.put("gluster", "echo '<cliOutput><volInfo><volumes><volume><name>v</name></volume>"
               "</volumes></volInfo></cliOutput>'")  # fmt: skip
-    assert [source.dir for source in Netfs.find_sources(spec, Host(id="h"))] == ["v"]
+    assert [
+        source.dir for source in Netfs.find_sources(spec, Host(id="h"), Job("find-sources"))
+    ] == ["v"]
 
 
 def test_server_that_never_answers_is_given_up(
@@ -155,21 +181,21 @@ def test_server_that_never_answers_is_given_up(
     monkeypatch.setattr("storaged.backends._exports._TIMEOUT", 0.3)
     monkeypatch.setattr("storaged.tool._PATIENCE", 0.3)
     with pytest.raises(OperationFailed) as failed:
-        Netfs.find_sources(PoolSource(hosts=(HOST,)), Host(id="h"))
+        Netfs.find_sources(PoolSource(hosts=(HOST,)), Host(id="h"), Job("find-sources"))
     assert isinstance(failed.value.__cause__, CommandTimeout)
 
 
 def test_discovery_without_a_host_or_a_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Host(id="h")
     with pytest.raises(InvalidArgument, match="hostname must be specified for netfs sources"):
-        Netfs.find_sources(None, host)
+        Netfs.find_sources(None, host, Job("find-sources"))
     with pytest.raises(ConfigUnsupported, match="Expected exactly 1 host for the storage pool"):
-        Netfs.find_sources(PoolSource(), host)
+        Netfs.find_sources(PoolSource(), host, Job("find-sources"))
     with pytest.raises(InvalidArgument, match="begins with a dash"):
-        Netfs.find_sources(PoolSource(hosts=(SourceHost("--all"),)), host)
+        Netfs.find_sources(PoolSource(hosts=(SourceHost("--all"),)), host, Job("find-sources"))
     monkeypatch.setattr("storaged.command.find_program", lambda *_: None)
     with pytest.raises(OperationFailed) as failed:
-        Netfs.find_sources(PoolSource(hosts=(HOST,)), host)
+        Netfs.find_sources(PoolSource(hosts=(HOST,)), host, Job("find-sources"))
     assert "nfs-common" in (failed.value.advice or "")
 
 
@@ -199,6 +225,24 @@ def test_what_mount_says_is_explained(tools: Tools, said: str, advice: str) -> N
     with pytest.raises(CommandFailed, match="unexpected exit status 32") as failed:
         backend_of().start(job())
     assert advice in (failed.value.advice or "")
+
+
+def test_type_that_nobody_named_is_advised_on() -> None:
+    said = "mount: /t: unknown filesystem type 'nfs'."
+    assert "modprobe nfs" in (mount_advice(said, backend_of("auto").definition, "s:/e") or "")
+
+
+def test_what_mount_has_started_ends_with_it(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else its helper would mount when nobody expects it any more."""
+    late = tmp_path / "late"
+    tools.put("mount", f"(sleep 1; touch {late}) & wait")
+    monkeypatch.setattr(Netfs, "mount_timeout", 0.3)
+    with pytest.raises(CommandTimeout):
+        backend_of().start(job())
+    time.sleep(1.2)
+    assert not late.exists()
 
 
 def test_unknown_words_get_no_advice() -> None:

@@ -56,7 +56,7 @@ def volume(tmp_path: Path, unmounted: Path) -> Iterator[str]:
 
 
 def test_life_of_a_pool_on_gluster(volume: str, tmp_path: Path) -> None:
-    found = Netfs.find_sources(PoolSource(hosts=(HOST,)), Host(id="h"))
+    found = Netfs.find_sources(PoolSource(hosts=(HOST,)), Host(id="h"), Job("find-sources"))
     assert PoolSource(hosts=(HOST,), dir=volume, format="glusterfs") in found
     source = PoolSource(hosts=(HOST,), dir=volume, format="glusterfs")
     definition = PoolDef("netfs", "gluster", source=source, target=str(tmp_path / "target"))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from storaged.backend import Durability, Host
+from storaged.backend import PLAIN_CLONE, CloneOptions, Durability, Host, ImageSource
 from storaged.backends.logical import Logical
 from storaged.job import Job
 from storaged.model import PoolDef, PoolSource, PoolType, SourceDevice, VolumeDef, VolumeRecord
@@ -21,6 +22,9 @@ from tests.kernel.features import missing
 from tests.kernel.fixtures import LoopDevice
 from tests.kernel.programs import run
 
+MIB = 1 << 20
+#: What is uploaded is on the disk when that has ended.
+DURABLE = Host(id="testhost", durability=Durability.FULL)
 DATA = Path(__file__).parent / "data"
 
 
@@ -114,6 +118,55 @@ def volumes(pool: Logical) -> dict[str, VolumeRecord]:
 def as_made(record: VolumeRecord) -> VolumeRecord:
     """A record without what depends on the machine."""
     return replace(record, stamp=b"", problem=None)
+
+
+def pool_of(lab: Lab, mebibytes: int = 256, name: str = "vg", **options: Any) -> Logical:
+    """A pool that is a new group of one device."""
+    device = lab.device(mebibytes)
+    return lab.pool(lab.group(name, device), device, **options)
+
+
+def upload(pool: Logical, record: VolumeRecord, data: bytes) -> None:
+    """Send data to a volume, from its first byte on."""
+    sink = pool.upload(record, 0, 0)
+    try:
+        for start in range(0, len(data), MIB):
+            sink.write(data[start : start + MIB])
+        sink.finish()
+    finally:
+        sink.abort()
+
+
+def clone(
+    pool: Logical,
+    name: str,
+    source: VolumeRecord,
+    how: CloneOptions = PLAIN_CLONE,
+    *,
+    reflink: bool = False,
+    giving: Any = None,
+    **options: Any,
+) -> VolumeRecord:
+    """Clone a volume of the pool, or of another, *giving*."""
+    giving = giving or pool
+    planned = pool.plan_clone(VolumeDef(name, **options), source, options=how)
+    with closing(giving.open_image(source)) as handle:
+        image = ImageSource(source, handle, str(source.path), lambda: giving.open_disk(source))
+        return pool.clone(planned, image, new_job("clone"), reflink=reflink, options=how)
+
+
+def write(record: VolumeRecord, data: bytes, offset: int = 0) -> None:
+    with Path(str(record.path)).open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(record: VolumeRecord, length: int, offset: int = 0) -> bytes:
+    with Path(str(record.path)).open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from storaged import (
     Unsupported,
 )
 from storaged.client.engine import RemoteEngine
+from storaged.client.enginepeer import ExtendedPeer, Peer
 from storaged.errors import InternalError
 from storaged.rpc.errors import OperationDenied
 from storaged.rpc.secret import Secret as WireSecret
@@ -170,7 +171,10 @@ def test_libvirts_driver_of_storage_has_none(libvirt_uri: str) -> None:
 
 
 def test_one_that_goes_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside libvirt's daemon, or an older one of ours."""
     with storaged.connect(f"storage:///embed?root={tmp_path / 'root'}") as storage:
+        monkeypatch.setattr(Peer, "secret_documents", lambda *_: None)
+        monkeypatch.setattr(ExtendedPeer, "secret_documents", Peer.secret_documents)
         kept = storage.secrets.define(SecretDef(UUID(int=2), SecretKind.TLS, "kept"))
         storage.secrets.define(SecretDef(UUID(int=1), SecretKind.TLS, "going"))
         engine = storage.engine
@@ -183,4 +187,13 @@ def test_one_that_goes_while_it_is_listed(tmp_path: Path, monkeypatch: pytest.Mo
             return read(record)
 
         monkeypatch.setattr(engine, "_read", losing)
-        assert storage.secrets.list() == [kept]
+        assert storage.secrets.definitions() == [kept.definition()]
+
+
+def test_all_are_asked_for_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with storaged.connect(f"storage:///embed?root={tmp_path / 'root'}") as storage:
+        kept = storage.secrets.define(SecretDef(UUID(int=2), SecretKind.TLS, "kept"))
+        assert isinstance(storage.engine, RemoteEngine)
+        monkeypatch.setattr(storage.engine, "_xml", None)
+        assert storage.secrets.list(private=False) == [kept]
+        assert storage.secrets.definitions() == [SecretDef(kept.uuid, SecretKind.TLS, "kept")]

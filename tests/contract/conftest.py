@@ -46,16 +46,15 @@ class Case:
         self.storage.close()
         self.storage = open_storage(self.root, durability="none")
 
-    def fill(self, count: int = 3) -> list[Volume]:
-        """Return volumes of 8 MiB: new ones, of all formats in turn, or those that are there.
+    def fill(self) -> list[Volume]:
+        """Return two volumes or more of 8 MiB: new ones, of all formats, or those that are there.
 
         The directories of a fresh file system are volumes too, but not of them.
         """
         if self.ground.given:
             return self.pool.volumes()
         formats = self.subject.formats
-        for number in range(count):
-            chosen = formats[number % len(formats)]
+        for number, chosen in enumerate(formats if len(formats) > 1 else formats * 2):
             self.pool.create(f"volume{number}", 8 * MIB, format=chosen)
         return [each for each in self.pool.volumes() if each.info().type is not VolumeType.DIR]
 
@@ -72,17 +71,23 @@ class Case:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, subject: Subject, tmp_path: Path) -> Iterator[Case]:
-    """The case of one subject; its pool is stopped at the end, whatever the test left."""
+def ground(request: pytest.FixtureRequest, subject: Subject, unmounted: Path) -> Iterator[Ground]:
+    """The storage of one subject; what a test that failed has left mounted goes with it."""
     fixtures = [request.getfixturevalue(name) for name in subject.fixtures]
-    with subject.prepare(tmp_path, *fixtures) as ground:
-        made = Case(subject, ground, tmp_path / "root", _open(tmp_path / "root"))
-        try:
-            yield made
-        finally:
-            for pool in made.storage.pools(active=True):
-                pool.stop()
-            made.storage.close()
+    with subject.prepare(unmounted, *fixtures) as prepared:
+        yield prepared
+
+
+@pytest.fixture
+def case(subject: Subject, ground: Ground, tmp_path: Path) -> Iterator[Case]:
+    """The case of one subject; its pool is stopped at the end, whatever the test left."""
+    made = Case(subject, ground, tmp_path / "root", _open(tmp_path / "root"))
+    try:
+        yield made
+    finally:
+        for pool in made.storage.pools(active=True):
+            pool.stop()
+        made.storage.close()
 
 
 def _open(root: Path) -> Storage:

@@ -45,6 +45,7 @@ class Subject:
     :param fixtures: the names of those that *prepare* takes, beside `tmp_path`.
     :param features: of the kernel, as the marker takes them.
     :param formats: those that volumes are made in, None for types whose volumes have none.
+    :param builder: the tool that makes what is there after a build, and its command if it has some.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Subject:
     fixtures: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     formats: tuple[str | None, ...] = ("raw", "qcow2")
+    builder: tuple[str, ...] = ()
 
     @property
     def backend(self) -> type[Backend]:
@@ -95,8 +97,10 @@ def _xfs(place: Path, loop_device: Callable[[int], str]) -> AbstractContextManag
 def _nfs(place: Path, nfs_server: NfsServer) -> Iterator[Ground]:
     exported = place / "exported"
     exported.mkdir()
-    path = nfs_server.export(exported)
-    source = f"<host name='127.0.0.1'/><dir path='{path}'/><format type='nfs'/>"
+    path = nfs_server.export(exported, version4=True)  # 3 has its locks of another server
+    source = (
+        f"<host name='127.0.0.1'/><dir path='{path}'/><format type='nfs'/><protocol ver='4.2'/>"
+    )
     yield Ground(_pool("netfs", source, f"{place}/target"))
 
 
@@ -124,12 +128,19 @@ def _target_of_lio(place: Path, lio: Lio, initiator: object) -> Iterator[Ground]
 #: One line a pool type; some types have several kinds of storage.
 SUBJECTS = (
     Subject("dir", "dir", _directory),
-    Subject("fs-ext4", "fs", _ext4, ("loop_device",), ("loop", "ext4")),
-    Subject("fs-xfs", "fs", _xfs, ("loop_device",), ("loop", "xfs")),
+    Subject(
+        *("fs-ext4", "fs", _ext4, ("loop_device",), ("loop", "ext4")),
+        builder=("mkfs.ext4",),
+    ),
+    Subject(
+        *("fs-xfs", "fs", _xfs, ("loop_device",), ("loop", "xfs")),
+        builder=("mkfs.xfs",),
+    ),
     Subject("netfs-nfs", "netfs", _nfs, ("nfs_server",), ("nfsd", "nfs")),
     Subject(
         *("logical", "logical", _volume_group, ("loop_device",), ("lvm", "dm", "udev")),
         formats=(None,),
+        builder=("lvm", "vgcreate"),
     ),
     Subject(
         *("iscsi", "iscsi", _target_of_lio, ("lio", "initiator"), ("iscsi", "lio", "udev")),

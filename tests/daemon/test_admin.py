@@ -26,6 +26,7 @@ from storaged.errors import (
 from storaged.rpc import admin as proto
 from storaged.rpc import extension
 from storaged.rpc.errors import NoSuchClient, NoSuchServer, RPCError
+from storaged.rpc.identity import Identity
 from storaged.rpc.program import ADMIN, REMOTE
 from storaged.rpc.record import Record, Void
 from storaged.rpc.typedparam import ParamType, TypedParam
@@ -33,7 +34,6 @@ from storaged.server.admin import Admin, AdminSession
 from storaged.server.administered import ClientView
 from storaged.server.limits import ServerLimits
 from storaged.server.workers import WorkerFigures
-from storaged.service.identity import Identity
 from tests.daemon.running import Daemon, storaged_daemon
 
 MAIN = proto.Server("virtstoraged")

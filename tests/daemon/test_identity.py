@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from storaged.driverlock import start_time
 from storaged.errors import InternalError, StorageError
+from storaged.process import start_time
+from storaged.rpc.identity import Identity
 from storaged.server.identity import peer_identity, system_token, with_names
-from storaged.service.identity import Identity
 
 
 def test_a_peer_is_who_the_kernel_says() -> None:

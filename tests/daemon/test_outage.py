@@ -193,6 +193,10 @@ def test_a_failed_autostart(scene: Scene, start: Callable[..., Scene], tmp_path:
         again.ctl("pool", "info", "served"),
     )
     assert again.state() == "inactive"
-    again.server.write_text("alive")
-    again.becomes("running", 20)
-    assert "autostart failed" not in again.ctl("pool", "info", "served")
+    again.daemon.kill()
+    assert "the daemon tries again as soon as it runs" in again.ctl("pool", "info", "served")
+    anew = start()
+    assert "server refuses" in anew.ctl("pool", "info", "served")
+    anew.server.write_text("alive")
+    anew.becomes("running", 20)
+    assert "autostart failed" not in anew.ctl("pool", "info", "served")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from storaged.driverlock import start_time
 from storaged.errors import Domain, InternalError, StorageError
+from storaged.process import start_time
 from storaged.rpc.errors import AuthCancelled, AuthFailed, AuthUnavailable
+from storaged.rpc.identity import Identity
 from storaged.server import polkit
-from storaged.service.identity import Identity
 from tests.daemon.polkitd import double_of_polkit, message_bus, real_polkit
 
 

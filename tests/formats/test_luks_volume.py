@@ -148,9 +148,9 @@ def test_sizes(tmp_path: Path, size: int) -> None:
 
 def test_iterations_take_about_as_long_as_asked() -> None:
     handle = MemoryHandle()
-    begin = time.perf_counter()
+    begin = time.process_time()
     create(handle, 512, WORD, unlock_time=60)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     slot = luks_header.read_container(handle).slots[0]
     assert slot.iterations >= 100_000
 

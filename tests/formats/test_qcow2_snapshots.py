@@ -82,9 +82,9 @@ def test_optional_fields() -> None:
 
 def test_many_tiny_ones_are_fast() -> None:
     handle = image(*[entry(id=b"", name=b"")] * 65536)
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(read_snapshots(handle)) == 65536
-    assert time.perf_counter() - began < 2  # a third of a second on an idle machine
+    assert time.process_time() - began < 2  # a third of a second on an idle machine
     assert max(length for _, length in handle.reads) <= 1 << 18
 
 

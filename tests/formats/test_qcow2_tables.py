@@ -194,11 +194,11 @@ def test_one_table_for_the_whole_disk() -> None:
     handle.pwrite(struct.pack(">QQ", 0, ZERO) * 4096, table)
     handle.pwrite(struct.pack(">Q", table) * 2048, l1)
     disk = Qcow2Disk(handle)
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(CorruptImage, match="more L2 tables"):
         for _ in disk.stretches(0, disk.size()):
             pass
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_one_compressed_cluster_for_all_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +317,9 @@ def test_flipped_bytes(victims: list[bytes], data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, 160) | word.map(lambda number: number * 8))
         image[place] = data.draw(st.integers(0, 255))
-    began = time.perf_counter()
+    began = time.process_time()
     read_all(bytes(image))
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @given(data=st.data())
@@ -355,6 +355,6 @@ def test_the_zoo(case: Case) -> None:
     if case.state in (ImageState.CORRUPT, ImageState.UNSUPPORTED) and "marked" not in case.reason:
         with pytest.raises(FormatError):
             Qcow2Disk(handle)
-    began = time.perf_counter()
+    began = time.process_time()
     read_all(case.data)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

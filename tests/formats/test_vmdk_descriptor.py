@@ -130,11 +130,11 @@ def test_what_other_programs_write() -> None:
     ],
 )
 def test_refused(whole: bytes, error: type[FormatError], reason: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(error, match=reason) as caught:
         parse(whole)
     assert str(caught.value).isprintable()
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,14 @@ class Mapper:
         run("dmsetup", "load", name, "--table", f"0 {size} error")
         run("dmsetup", "resume", name)
 
+    def fail_writes(self, mapped: str) -> None:
+        """Let every write to a `linear` device fail from now on; it can still be read."""
+        name = Path(mapped).name
+        _, size, _, below, offset = run("dmsetup", "table", name).split()
+        table = f"0 {size} flakey {below} {offset} 0 100 1 error_writes"
+        run("dmsetup", "load", name, "--table", table)
+        run("dmsetup", "resume", name)
+
     def remove(self, mapped: str) -> None:
         """Remove the device; who uses it gets errors."""
         self._remove(Path(mapped).name)

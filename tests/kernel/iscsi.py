@@ -26,10 +26,10 @@ def free_port() -> int:
         return port
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     """Tell whether somebody accepts connections on a port of the loopback interface."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection((host, port), timeout=1).close()
     except OSError:
         return False
     return True
@@ -46,7 +46,8 @@ class Chap:
 class Tgtd:
     """A tgtd of our own, on a port of its own; its LUN 0 is a controller, disks start at 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = free_port()
         # what tells several of them apart for tgtadm; it takes 15 bits
         self._control = str(self.port % (1 << 15))
@@ -56,7 +57,7 @@ class Tgtd:
     @property
     def portal(self) -> str:
         """Address and port, as iscsiadm takes them."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def control(self) -> str:
@@ -75,7 +76,7 @@ class Tgtd:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        eventually(lambda: listens(self.port), what="tgtd")
+        eventually(lambda: listens(self.port, self.host), what="tgtd")
 
     def admin(self, *words: str) -> str:
         """Run tgtadm against it."""

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.kernel.programs import eventually, run
 
 _EXPORTS = Path("/etc/exports")
+_LOCKD = Path("/proc/sys/fs/nfs")
+#: How long clients wait for locks after a start, in seconds: 50 if nobody says otherwise. And one
+#: port for all starts: a client looks for another one only after a minute.
+_LOCKD_SETTINGS = {"nlm_grace_period": "1", "nlm_tcpport": "32803", "nlm_udpport": "32803"}
+_END_GRACE = Path("/proc/fs/nfsd/v4_end_grace")
 
 
 class NfsServer:
@@ -31,7 +37,9 @@ class NfsServer:
         _EXPORTS.write_text("")
         self._daemon("rpcbind", "-f", "-w")
         eventually(_answers("rpcinfo", "-p"), what="rpcbind")
-        # short times of grace: a client need not wait for those of an earlier server
+        # mount would start one that outlives this rpcbind, and locks wait a minute for it then
+        self._daemon("rpc.statd", "--foreground", "--no-notify")
+        eventually(_answers("rpcinfo", "-T", "udp", "127.0.0.1", "status"), what="statd")
         self.resume()
         self._daemon("rpc.mountd", "--foreground")
         eventually(_answers("showmount", "-e", "127.0.0.1"), what="mountd")
@@ -59,8 +67,12 @@ class NfsServer:
         run("rpc.nfsd", "0")
 
     def resume(self) -> None:
-        """Let it answer again."""
+        """Let it answer again, to new clients at once: nobody has locks of an earlier server."""
+        for name, value in _LOCKD_SETTINGS.items():
+            (_LOCKD / name).write_text(value)
         run("rpc.nfsd", "--grace-time", "10", "--lease-time", "10", "4")
+        with suppress(OSError):  # busy if there is nothing to wait for
+            _END_GRACE.write_text("Y")
 
     def close(self) -> None:
         """End all of it; call it when nothing is mounted any more."""

@@ -14,6 +14,7 @@ from storaged.driverlock import DriverLock, EngineKind
 from storaged.errors import InvalidArgument, InvalidSecret, NoSuchSecret, StorageError
 from storaged.model import SecretRef
 from storaged.paths import Paths
+from storaged.rpc.identity import Identity
 from storaged.secrets import KeptSecrets, SecretFilter, SecretKind
 from tests.secrets.conftest import document, numbered
 from tests.storaged.libvirtd import Libvirtd, launch, libvirtd
@@ -160,7 +161,7 @@ def test_both_directions_of_the_swap(paths: Paths) -> None:
         daemon.virsh("secret-set-value", str(numbered(3)), "--file", str(root / "value"))
     with open_driver(paths) as driver:
         assert {secret.uuid for secret in driver.secrets()} == {numbered(1), numbered(3)}
-        assert driver.secret_value(numbered(3), elevated=True) == b"theirs"
+        assert driver.secret_value(numbered(3), caller=Identity(elevated=True)) == b"theirs"
         driver.secret_undefine(numbered(1))
         assert driver.problems() == ()
     with libvirtd(root, secrets=True, storage=False) as daemon:
@@ -200,12 +201,13 @@ def test_a_daemon_that_runs_is_asked(paths: Paths, secretd: Libvirtd) -> None:
 
 def test_the_token_of_the_daemons_opens_private_secrets(paths: Paths, secretd: Libvirtd) -> None:
     kept = KeptSecrets(paths)
-    with kept.changing() as keeper:
-        from storaged.secrets import parse_secret
-
-        secret = parse_secret(document(1, "/a", private=True))
-        keeper.define(secret)
-        keeper.set_value(secret, b"hidden")
+    someone, daemon = Identity(uid=107, gid=107, pid=1, user="x"), Identity(uid=0, elevated=True)
+    with open_driver(paths) as driver:
+        driver.secret_define_xml(document(1, "/a", private=True), caller=someone)
+        driver.secret_set_value(numbered(1), b"hidden", caller=someone)
+        assert driver.secret_value(numbered(1), caller=daemon) == b"hidden"
+    with kept.reading(someone) as keeper, pytest.raises(InvalidSecret, match="secret is private"):
+        keeper.value(keeper.by_uuid(numbered(1)))
     ref = SecretRef(usage="/a")
     assert kept.value(SecretUsage.VOLUME, ref) == b"hidden"
     assert kept.find(SecretUsage.VOLUME, "/a") == numbered(1)
@@ -217,14 +219,21 @@ def test_the_token_of_the_daemons_opens_private_secrets(paths: Paths, secretd: L
         kept.value(SecretUsage.VOLUME, ref)
 
 
-def test_our_lock_keeps_libvirts_daemon_out(paths: Paths) -> None:
-    with open_driver(paths) as driver:
+def test_who_keeps_the_secrets_changes(paths: Paths) -> None:
+    """What is in our memory only keeps libvirt's daemon out, and nothing else does."""
+    root = paths.config.parents[2]
+    with open_driver(paths, kind=EngineKind.DAEMON) as driver:
         assert DriverLock(paths).owner() is not None
         assert not paths.secrets_state.exists()  # who only reads takes no lock
         assert driver.secrets() == []
         driver.secret_define_xml(document(1))
-        root = paths.config.parents[2]
+        driver.secret_define_xml(document(2, ephemeral=True))
         launch(root, secrets=True, storage=False).wait(30)  # it ends by itself
         assert "Failed to acquire pid file" in (root / "libvirtd.log").read_text()
-    with libvirtd(paths.config.parents[2], secrets=True, storage=False) as daemon:
-        assert str(numbered(1)) in daemon.virsh("secret-list")
+        driver.secret_undefine(numbered(2))
+        with libvirtd(root, secrets=True, storage=False) as daemon:
+            assert daemon.virsh("secret-list").split()[0] == str(numbered(1))
+            driver.secret_define_xml(document(3))
+            assert str(numbered(3)) in daemon.virsh("secret-list")
+        driver.secret_undefine(numbered(1))
+        assert [secret.uuid for secret in driver.secrets()] == [numbered(3)]

@@ -23,6 +23,7 @@ from storaged.errors import (
 )
 from storaged.model import SecretRef
 from storaged.paths import Paths
+from storaged.rpc.identity import Identity
 from storaged.secrets import KeptSecrets, SecretChange, SecretEvent, SecretFilter, SecretKind
 from storaged.secrets.document import parse_secret
 from storaged.secrets.files import SecretFiles
@@ -76,7 +77,9 @@ def test_private_ones_are_told_to_daemons_and_volumes_only(
     driver.secret_set_value(secret.uuid, b"x")
     with pytest.raises(InvalidSecret, match=r"^Invalid secret: secret is private$"):
         driver.secret_value(secret.uuid)
-    assert driver.secret_value(secret.uuid, elevated=True) == b"x"
+    with pytest.raises(InvalidSecret):
+        driver.secret_value(secret.uuid, caller=Identity(uid=0, trusted=True))
+    assert driver.secret_value(secret.uuid, caller=Identity(elevated=True)) == b"x"
     assert kept.value(SecretUsage.VOLUME, SecretRef(uuid=secret.uuid)) == b"x"
     with pytest.raises(InvalidArgument, match="is of type 'volume' not expected 'ceph' type"):
         kept.value(SecretUsage.CEPH, SecretRef(uuid=secret.uuid))
@@ -207,6 +210,45 @@ def test_what_others_change_is_seen_at_once(kept: KeptSecrets, paths: Paths) -> 
     assert kept.value(SecretUsage.VOLUME, SecretRef(usage="/a")) == b"x"
 
 
+def test_an_edit_in_place_is_seen(kept: KeptSecrets, paths: Paths) -> None:
+    paths.secrets.mkdir(parents=True)
+    file = paths.secrets / f"{numbered(1)}.xml"
+    file.write_text(document(1, "/a"))
+    os.utime(file, ns=(0, 10**18))  # it was not made just now
+    for use in ("/a", "/b", "/c"):
+        with file.open("r+") as opened:
+            opened.write(document(1, use))
+        assert kept.find(SecretUsage.VOLUME, use) == numbered(1)
+        os.utime(file, ns=(0, 10**18 + ord(use[1])))
+        assert kept.find(SecretUsage.VOLUME, use) == numbered(1)
+    with file.open("r+") as opened:
+        opened.write("!")
+    assert kept.find(SecretUsage.VOLUME, "/c") is None
+    (problem,) = kept.problems()
+    assert file.name in problem
+
+
+def test_two_files_for_one_thing(paths: Paths) -> None:
+    """The second is refused, as by libvirt."""
+    paths.secrets.mkdir(parents=True)
+    for number in (2, 1):
+        (paths.secrets / f"{numbered(number)}.xml").write_text(document(number, "/a"))
+    (paths.secrets / f"{numbered(3)}.xml").write_text(document(3))
+    (paths.secrets / f"{numbered(4)}.xml").write_text(document(4))
+    with open_driver(paths) as driver:
+        assert {secret.uuid for secret in driver.secrets()} == {
+            numbered(number) for number in (1, 3, 4)
+        }
+        assert driver.secret_lookup_by_usage(SecretKind.VOLUME, "/a").uuid == numbered(1)
+        assert driver.problems() == (
+            f"{paths.secrets}/{numbered(2)}.xml: a secret with UUID {numbered(1)}"
+            " already defined for use with /a",
+        )
+        driver.secret_undefine(numbered(1))
+        assert driver.secret_lookup_by_usage(SecretKind.VOLUME, "/a").uuid == numbered(2)
+        assert driver.problems() == ()
+
+
 def test_a_failure_leaves_what_was_there(driver: Driver, paths: Paths) -> None:
     driver.secret_define_xml(document(1, "/a", ephemeral=True))
     driver.secret_set_value(numbered(1), b"x")
@@ -249,15 +291,24 @@ def test_who_only_reads_takes_no_lock(paths: Paths) -> None:
                 reader.secret_undefine(numbered(1))
 
 
-def test_the_lock_is_held_from_the_first_change_to_the_end(paths: Paths) -> None:
+def test_the_lock_is_held_while_something_is_in_memory_only(paths: Paths) -> None:
     lock = DriverLock(replace(paths, state=paths.secrets_state, runtime=paths.runtime / "secrets"))
-    with open_driver(paths) as driver:
+    with open_driver(paths, kind=EngineKind.DAEMON) as driver:
         assert driver.secrets() == []
-        assert lock.owner() is None
         driver.secret_define_xml(document(1))
+        driver.secret_set_value(numbered(1), b"x")
+        with pytest.raises(NoSuchSecret):
+            driver.secret_undefine(numbered(2))
+        assert lock.owner() is None
+        driver.secret_define_xml(document(2, "/a", ephemeral=True))
+        driver.secret_set_value(numbered(1), b"y")
         owner = lock.owner()
         assert owner is not None
         assert owner.pid == os.getpid()
+        driver.secret_define_xml(document(2, "/a"))
+        assert lock.owner() is None
+        driver.secret_define_xml(document(2, "/a", ephemeral=True))
+        assert lock.owner() is not None
     assert lock.owner() is None
     with pytest.raises(OperationInvalid, match="the engine was closed"):
         driver.secret_undefine(numbered(1))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from storaged.errordomain import Domain
 from storaged.rpc import extension, images, remote
 from storaged.rpc import storage as rpc
 from storaged.rpc.extension import CallFlag
@@ -140,6 +141,7 @@ FLAGS: dict[AnyProcedure, tuple[int, str]] = {
     extension.CALL: (7, "storagedCall"),
     extension.POOL_LIST: (0xFFFFF, "storagedPoolList"),
     extension.POOL_FACTS: (3, "storagedPoolFacts"),
+    extension.SECRET_LIST: (0xF, "storagedSecretList"),
     images.VOL_REBASE: (1, "storagedVolRebase"),
     images.VOL_CREATE: (5, "storagedVolCreate"),
     images.VOL_CLONE: (7, "storagedVolClone"),
@@ -155,7 +157,8 @@ BY_TYPE: dict[AnyProcedure, tuple[int, str]] = {
 
 def unsupported(unknown: int, function: str) -> RemoteError:
     text = f"unsupported flags (0x{unknown:x}) in function {function}"
-    return RemoteError(8, 18, text, str1=function, str2="flags", int1=0, int2=0)
+    domain = Domain.SECRET if "Secret" in function else Domain.STORAGE
+    return RemoteError(8, domain, text, str1=function, str2="flags", int1=0, int2=0)
 
 
 def test_all_with_flags_are_swept() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from storaged.errors import StorageError
+from storaged.errors import Cancelled, StorageError
 from storaged.job import Job, Pending
 from storaged.rpc import extension, remote
 from storaged.rpc import storage as rpc
@@ -154,6 +155,28 @@ def test_work_that_begins_while_the_connection_ends(
     peer.session.close()
     job = peer.session.begin(admitted, args).job  # type: ignore[arg-type]
     eventually(lambda: job.state == "cancelled")
+
+
+def test_a_search_for_sources_ends_with_who_asked(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    showmount = tmp_path / "showmount"
+    showmount.write_text(f"#!/bin/sh\n: > {begun}\nexec sleep 60\n")
+    showmount.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    codes: list[int] = []
+    spec = "<source><host name='192.0.2.1'/></source>"
+    asking = threading.Thread(
+        target=lambda: codes.append(peer.error(rpc.FIND_POOL_SOURCES, "netfs", spec, 0).code)
+    )
+    asking.start()
+    eventually(begun.exists)
+    with promptly():
+        peer.session.close()
+        asking.join()
+    assert codes == [Cancelled.code]
+    assert not peer.session.jobs._bound
 
 
 def test_nothing_is_kept_of_work_that_has_ended(peer: Peer, pool: StoragePool) -> None:

@@ -119,11 +119,11 @@ def test_who_registers_for_many_pools_does_not_hold_up_events(
         for number in range(registrations.MOST):
             hoarder.session.registrations.register(number & 1, UUID(int=number >> 1))
     pool = peer.define("p", target)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(100):
         service.driver.events.post(pool_ref(pool), Lifecycle.DEFINED)
     service.driver.events.deliver()
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
     assert all(hoarder.told == [] for hoarder in hoarders)
 
 

@@ -99,6 +99,16 @@ def test_nothing_is_for_a_kind_that_is_not_there(peer: Peer, first: Secret, kind
     assert (error.code, error.domain, error.str2) == (66, 30, text)
 
 
+def test_definitions_are_told_at_once(peer: Peer, first: Secret, service: Service) -> None:
+    peer.call(rpc.DEFINE_XML, document(OTHER, private="yes"), 0)
+    reader = Peer.of(service, readonly=True)
+    told = reader.call(extension.SECRET_LIST, 0).documents
+    assert set(told) == {peer.call(rpc.GET_XML_DESC, each, 0).xml for each in (first, OTHER)}
+    assert len(reader.call(extension.SECRET_LIST, 4).documents) == 1
+    assert reader.error(extension.SECRET_LIST, 16).code == 8
+    assert not reader.ready(extension.SECRET_LIST, 0)
+
+
 def test_readers_see_all_but_values(service: Service, first: Secret) -> None:
     reader = Peer.of(service, readonly=True)
     assert reader.call(rpc.LIST_ALL_SECRETS, 1, 0).secrets == (first,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from uuid import UUID
 
 import pytest
 
@@ -44,6 +45,16 @@ def retry_of(pool: Pool) -> Retry | None:
     return driver_of(pool)._table.by_ref(pool.ref).pool.retry
 
 
+def waits(pool: Pool) -> bool:
+    """Tell whether a failed autostart waits for its next try."""
+    retry = retry_of(pool)
+    return retry is not None and retry.due is not None
+
+
+def unstarted(storage: Storage) -> dict[UUID, str]:
+    return driver_of(storage)._services.store.unstarted()
+
+
 def test_it_is_tried_again_until_it_succeeds(
     boot: Callable[..., Storage], control: Control
 ) -> None:
@@ -64,7 +75,7 @@ def test_it_is_tried_again_until_it_succeeds(
 
 def test_it_says_when_the_next_try_is(boot: Callable[..., Storage]) -> None:
     pool = boot("p", limits=SLOW).pool("p")
-    eventually(lambda: retry_of(pool) is not None)
+    eventually(lambda: waits(pool))
     with promptly():
         (problem,) = pool.problems
     assert "no server" in problem
@@ -97,9 +108,10 @@ def test_the_delays_grow(boot: Callable[..., Storage]) -> None:
 def test_somebody_decides_otherwise(
     boot: Callable[..., Storage], control: Control, decision: str
 ) -> None:
-    storage = boot("p", limits=SLOW)
+    storage = boot("p", limits=Limits(retry_after=1.0))
     pool = storage.pool("p")
-    eventually(lambda: retry_of(pool) is not None)
+    eventually(lambda: waits(pool))
+    assert len(unstarted(storage)) == 1
     if decision == "start":
         with refused(38):
             pool.start()
@@ -110,28 +122,83 @@ def test_somebody_decides_otherwise(
         pool.set_autostart(False)
     else:
         pool.undefine()
-        assert storage.pools() == []
-        return
-    assert not any("autostart" in problem for problem in pool.problems)
+    if decision != "undefine":
+        assert not any("autostart" in problem for problem in pool.problems)
     calls = control.calls["start"]
-    driver_of(pool)._autostart.nudge()
     eventually(lambda: threads() == 0)
+    assert control.calls["start"] == calls
+    assert unstarted(storage) == {}
+
+
+def test_somebody_lets_go_of_one_that_hangs(
+    boot: Callable[..., Storage], control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storaged.driver.OPEN_PATIENCE", 0.1)
+    control.hold("start")
+    storage = boot("p")
+    pool = storage.pool("p")
+    assert list(unstarted(storage).values()) == ["it was interrupted"]
+    pool.stop(force=True)
+    control.release("start")
+    time.sleep(0.2)
+    assert not pool.active
+    assert control.calls["start"] == 1
+    assert unstarted(storage) == {}
+
+
+def test_it_is_tried_again_by_the_next_engine(
+    boot: Callable[..., Storage], control: Control, engine: Engine
+) -> None:
+    boot("p", limits=SLOW).close()
+    reader = engine.open(readonly=True)
+    assert reader.pool("p").problems == (
+        "autostart failed: no server: No route to host; the daemon tries again as soon as it runs",
+    )
+    storage = engine.open(autostart=True, limits=QUICK)
+    pool = storage.pool("p")
+    control.wait_for("start", 4)
+    control.mend("start")
+    eventually(lambda: pool.active)
+    eventually(lambda: unstarted(storage) == {})
+    assert pool.problems == ()
+    pool.stop()
+    storage.close()
+    calls = control.calls["start"]
+    assert engine.open(autostart=True).pool("p").problems == ()
     assert control.calls["start"] == calls
 
 
-def test_something_has_changed_on_the_host(
-    boot: Callable[..., Storage], control: Control, monkeypatch: pytest.MonkeyPatch
+def test_one_that_hung_when_the_engine_ended_is_tried_by_the_next(
+    boot: Callable[..., Storage], control: Control, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storaged.autostart._SETTLED", 0)
-    pool = boot("p", limits=SLOW).pool("p")
-    eventually(lambda: retry_of(pool) is not None and threads() == 1)
+    monkeypatch.setattr("storaged.driver.OPEN_PATIENCE", 0.1)
+    monkeypatch.setattr("storaged.driver.CLOSE_PATIENCE", 0.1)
+    control.hold("start")
+    boot("p").close()
+    assert "it was interrupted" in engine.open(readonly=True).pool("p").problems[0]
+    control.release("start")
     control.mend("start")
+    assert engine.open(autostart=True).pool("p").active
 
-    def started() -> bool:
-        driver_of(pool)._autostart.nudge()
-        return pool.active
 
-    eventually(started)
+def test_what_somebody_else_has_started_is_forgotten(
+    boot: Callable[..., Storage], control: Control, engine: Engine
+) -> None:
+    boot("p", limits=SLOW).close()
+    control.mend("start")
+    other = engine.open()
+    other.pool("p").start()
+    assert unstarted(other) == {}
+
+
+def test_a_fault_that_nobody_foresaw_is_tried_again_too(
+    boot: Callable[..., Storage], control: Control
+) -> None:
+    storage = boot("p", "q")
+    control._faults["start"] = ZeroDivisionError("ouch")  # type: ignore[assignment]
+    eventually(lambda: all("ouch" in info.problems[0] for info in storage.pool_infos()))
+    control.mend("start")
+    eventually(lambda: all(info.active for info in storage.pool_infos()))
 
 
 def test_many_that_fail(boot: Callable[..., Storage], control: Control) -> None:

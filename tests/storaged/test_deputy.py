@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from storaged import deputy as deputy_module
 from storaged import deputyscript
 from storaged.command import User
 from storaged.deputy import Deputies, Deputy
@@ -110,12 +113,19 @@ def test_killed_one_is_replaced(deputies: Deputies, directory: int) -> None:
 
 
 def test_one_that_hangs_costs_one_request(directory: int) -> None:
-    deputy = Deputy(User(UID, GID), timeout=0.5)
+    """Its user may stop it again and again: what he asks for fails at once for a while then."""
+    deputy = Deputy(User(UID, GID), timeout=1.0)
     make(deputy, directory, "a")
     assert deputy._child is not None
     os.kill(deputy._child.pid, signal.SIGSTOP)
     with pytest.raises(TimeoutError):
         deputy.unlink(directory, "a")
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(TimeoutError):
+            make(deputy, directory, "b")
+    assert time.monotonic() - began < 0.9
+    time.sleep(1.1)
     make(deputy, directory, "b")
     deputy.close()
     assert sorted(os.listdir(directory)) == ["a", "b"]
@@ -162,6 +172,83 @@ def test_many_threads_share_one(deputies: Deputies, directory: int) -> None:
         thread.join()
     assert failed == []
     assert len(os.listdir(directory)) == 100
+
+
+def test_a_server_that_invents_owners_gets_no_child_for_each(
+    deputies: Deputies, tmp_path: Path
+) -> None:
+    tmp_path.chmod(0o777)
+    fd = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    known = [deputies.of(50000 + number, GID) for number in range(12)]
+    for number, deputy in enumerate(known):
+        make(deputy, fd, str(number))
+    assert known[0]._child is None  # it served this one request
+    alive = [deputy for deputy in known if deputy._child is not None]
+    assert len(alive) == 8
+    deputies.of(alive[0].user.uid, GID)
+    deputies.of(UID, GID)
+    assert alive[0]._child is not None  # asked for lately
+    assert alive[1]._child is None
+    with pytest.raises(PermissionError):
+        deputies.of(0, 0)
+    os.close(fd)
+
+
+def test_errors_of_the_storage_are_no_lost_child(
+    deputies: Deputies, directory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system whose server has gone says ECONNABORTED: that is an answer, once."""
+    deputy = deputies.of(UID, GID)
+    make(deputy, directory, "a")
+    child = deputy._child
+    answers = [(struct.pack("=i", errno.ECONNABORTED), None)]
+    monkeypatch.setattr("storaged.deputy._receive", lambda _channel: answers.pop())
+    with pytest.raises(ConnectionAbortedError):
+        deputy.mkdir(directory, "b", 0o700)
+    assert deputy._child is child
+
+
+def test_what_may_have_been_done_is_not_done_again(
+    deputies: Deputies, directory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deputy = deputies.of(UID, GID)
+    make(deputy, directory, "a")
+    receive = deputy_module._receive
+
+    def killed(channel: socket.socket) -> tuple[bytes, int | None]:
+        receive(channel)
+        assert deputy._child is not None
+        deputy._child.kill()
+        return b"", None
+
+    monkeypatch.setattr("storaged.deputy._receive", killed)
+    with pytest.raises(TimeoutError):  # and not FileExistsError
+        deputy.mkdir(directory, "b", 0o700)
+    assert sorted(os.listdir(directory)) == ["a", "b"]
+
+
+def test_one_that_ended_idle_is_replaced(
+    deputies: Deputies, directory: int, tmp_path: Path
+) -> None:
+    deputy = deputies.of(UID, GID)
+    make(deputy, directory, "a")
+    first = deputy._child
+    assert first is not None
+    assert deputy._channel is not None
+    deputy._channel.shutdown(socket.SHUT_WR)  # as far as it can tell, we have gone
+    assert first.wait(10) == 0
+    make(deputy, directory, "b")
+    assert deputy._child is not first
+
+
+def test_nothing_is_replaced(deputies: Deputies, directory: int) -> None:
+    deputy = deputies.of(UID, GID)
+    make(deputy, directory, "a", b"a")
+    make(deputy, directory, "b", b"b")
+    with pytest.raises(FileExistsError):
+        deputy.rename_noreplace(directory, "a", "b")
+    deputy.rename_noreplace(directory, "a", "c")
+    assert sorted(os.listdir(directory)) == ["b", "c"]
 
 
 def test_it_ends_with_us(deputies: Deputies, directory: int) -> None:

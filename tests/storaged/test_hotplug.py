@@ -27,6 +27,7 @@ class Ears:
 
     lost_some = False
     opened = 0
+    faults = 0
 
     def __init__(self) -> None:
         self.told: queue.Queue[DeviceEvent] = queue.Queue()
@@ -42,6 +43,9 @@ class Ears:
     def __exit__(self, *_: object) -> None: ...
 
     def next(self, seconds: float) -> DeviceEvent | None:
+        if self.faults:
+            self.faults -= 1
+            raise RuntimeError("what nobody foresaw")
         try:
             return self.told.get(timeout=min(seconds, 0.05))
         except queue.Empty:
@@ -197,6 +201,18 @@ def test_a_fault_of_one_pool_keeps_nothing_from_the_next(
     calm(engine)
     ears.tell("bad")
     eventually(lambda: "failed on a device's event" in caplog.text)
+    (engine.directory / "sdb" / "new").write_bytes(b"")
+    ears.tell("sdb")
+    eventually(lambda: len(pool.volumes()) == 1)
+
+
+def test_what_nobody_foresaw_is_no_end(engine: Engine, plugged: type[Backend], ears: Ears) -> None:
+    engine.open(watch=True)
+    pool = engine.pool("sdb")
+    assert pool.volumes() == []
+    calm(engine)
+    ears.faults = 2
+    eventually(lambda: not ears.faults)
     (engine.directory / "sdb" / "new").write_bytes(b"")
     ears.tell("sdb")
     eventually(lambda: len(pool.volumes()) == 1)

@@ -95,6 +95,7 @@ def test_refused_pools(document: str, element: str) -> None:
 ACCEPTED_POOLS = [
     pool("logical", "<source><name>vg</name></source>", name="", target=""),
     pool("netfs", "<source><host name='h'/><dir path='d'/><format type='cifs'/></source>"),
+    pool("netfs", "<source><host name='h'/><dir path='/'/></source>"),  # NFS version 4's root
     pool("netfs", MOUNT + "<source><host name='h'/><dir path='/d'/></source>"),
     pool("fs", f"<source>{DEVICE}</source>").replace("</pool>", MOUNT + "</pool>"),
     pool("iscsi", f"<source><host name='h' port='-1'/><device path='{IQN}'/></source>"),

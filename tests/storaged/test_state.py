@@ -533,6 +533,7 @@ def fill(paths: Paths, store: StateStore) -> None:
     store.set_autostart("p", True)
     store.write_live(pool())
     store.write_anchor(UUIDS[0], {"device": 1})
+    store.note_unstarted(UUIDS[0], "no server")
     store.mark_autostarted()
     put(paths.lock_file, "1")
     put(paths.state / "p.v.secret.abcdef", "s3cret")
@@ -550,6 +551,8 @@ def test_a_boot_clears_what_it_should_have(paths: Paths, store: StateStore) -> N
     assert names(paths.config) == ["autostart", "p.xml"]
     assert later.load() == LoadedState((LoadedPool("p", pool(), None, True),), ())
     assert later.read_anchor(UUIDS[0]) is None
+    assert later.unstarted() == {}
+    assert names(paths.unstarted) == []
     assert later.needs_autostart()
     later.write_live(pool())
     assert later.first_since_boot(), "killed before it was finished"
@@ -564,6 +567,7 @@ def test_within_a_boot_all_stays(paths: Paths, store: StateStore) -> None:
     assert store.load() == LoadedState((LoadedPool("p", pool(), pool(), True),), ())
     assert (paths.state / "p.v.secret.abcdef").exists()
     assert not store.needs_autostart()
+    assert store.unstarted() == {UUIDS[0]: "no server"}
 
 
 def test_read_only_disregards_another_boot(paths: Paths, store: StateStore) -> None:
@@ -572,6 +576,7 @@ def test_read_only_disregards_another_boot(paths: Paths, store: StateStore) -> N
     looking = StateStore(paths, readonly=True, boot="later")
     assert looking.first_since_boot()
     assert looking.load() == LoadedState((LoadedPool("p", pool(), None, True),), ())
+    assert looking.unstarted() == {}
     looking.note_boot()
     assert sorted(path for path in paths.config.parents[2].rglob("*")) == before
     assert not StateStore(paths, readonly=True, boot="this").first_since_boot()
@@ -594,6 +599,22 @@ def test_autostart_once(paths: Paths, store: StateStore) -> None:
     assert not store.needs_autostart()
     assert paths.autostarted_file.read_bytes() == b""
     store.mark_autostarted()
+
+
+def test_what_is_still_to_be_started(paths: Paths, store: StateStore) -> None:
+    assert store.unstarted() == {}
+    store.note_unstarted(UUIDS[0], "no server")
+    store.note_unstarted(UUIDS[1], "\udcff" + "é" * 5000)
+    store.note_unstarted(UUIDS[0], "refused")
+    put(paths.unstarted / "no uuid", "x")
+    put(paths.unstarted / str(UUIDS[2]), "x" * 5000)
+    found = store.unstarted()
+    assert found.keys() == {UUIDS[0], UUIDS[1]}
+    assert found[UUIDS[0]] == "refused"
+    assert found[UUIDS[1]].startswith("\\udcffé")
+    for _ in range(2):
+        store.remove_unstarted(UUIDS[0])
+    assert store.unstarted().keys() == {UUIDS[1]}
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"x" * 5000])

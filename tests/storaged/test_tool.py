@@ -29,6 +29,15 @@ def test_large_output() -> None:
     assert found.stdout.splitlines()[-1] == b"200000"
 
 
+def test_output_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the memory of the host; what was cut off is never taken for the whole."""
+    monkeypatch.setattr(tool, "_ROOM", 1 << 16)
+    with pytest.raises(CommandFailed, match="it printed more than"):
+        tool.run(["yes"], timeout=20, accept=())
+    # after another program of the tool's has printed some of it
+    assert tool.run(["sh", "-c", "echo a; echo b; sh -c 'echo c'"], timeout=20).text == "a\nb\nc\n"
+
+
 def test_input() -> None:
     assert tool.run(["cat"], timeout=20, stdin=b"hello").stdout == b"hello"
     assert tool.run(["cat"], timeout=20).stdout == b""

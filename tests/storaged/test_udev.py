@@ -297,10 +297,11 @@ class Broken:
     def __init__(self, *numbers: int) -> None:
         self.numbers = list(numbers)
 
-    def poll(self, _seconds: float) -> None:
+    def poll(self, _seconds: float) -> object | None:
         if self.numbers:
             number = self.numbers.pop(0)
             raise OSError(number, os.strerror(number))
+        return None
 
     def filter_by(self, _subsystem: str) -> None: ...
 
@@ -323,6 +324,38 @@ def test_lost_events_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not monitor.lost()
         assert monitor.is_listening
         assert monitor.next(0) is None
+
+
+class Endless(Broken):
+    """A monitor of pyudev's that always has one more event."""
+
+    def poll(self, _seconds: float) -> object:
+        return SimpleNamespace(action="add", device_node="/dev/x", sys_path="/sys/x", properties={})
+
+
+class Foreign(Broken):
+    """One whose events have a property that is not UTF-8."""
+
+    def poll(self, _seconds: float) -> object:
+        class Device:
+            @property
+            def properties(self) -> dict[str, str]:
+                return {"ID_MODEL": b"\xff".decode()}
+
+        return Device()
+
+
+def test_a_stream_of_events_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monitoring(monkeypatch, lambda *_, **__: Endless()) as monitor:
+        monitor.drain()
+        assert monitor.is_listening
+
+
+def test_an_event_that_is_not_understood_is_a_lost_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monitoring(monkeypatch, lambda *_, **__: Foreign()) as monitor:
+        assert monitor.next(0) is None
+        assert monitor.lost()
+        assert monitor.is_listening
 
 
 def test_a_monitor_that_breaks_is_deaf(monkeypatch: pytest.MonkeyPatch) -> None:

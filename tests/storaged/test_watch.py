@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -217,6 +218,49 @@ def test_the_scan_after_an_outage_is_tried_until_it_succeeds(
     eventually(lambda: events == ["REFRESH"])
 
 
+def test_a_scan_that_was_made_before_the_outage_does_not_end_it(
+    pool: Pool, control: Control
+) -> None:
+    control.hold("refreshed")
+    late = pool.refresh(wait=False)
+    control.wait_for("refreshed", 2)
+    control.hold("watch")
+    eventually(partial(inaccessible, pool), timeout=10)
+    control.release("refreshed")
+    late.wait(PATIENCE)
+    for _ in range(20):
+        assert inaccessible(pool)
+        time.sleep(0.01)
+    control.release("watch")
+    eventually(partial(running, pool))
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_limit_of_this_host_is_no_outage(pool: Pool, control: Control, number: int) -> None:
+    control.fail("watch", SystemFailure("cannot open directory", number))
+    control.wait_for("watch", control.calls["watch"] + 4)
+    assert running(pool)
+    control.fail("watch", SystemFailure("cannot open directory", errno.EIO))
+    eventually(partial(inaccessible, pool))
+    control.fail("watch", SystemFailure("cannot open directory", number))
+    control.wait_for("watch", control.calls["watch"] + 4)
+    assert inaccessible(pool)
+
+
+def test_a_backend_at_fault_leaves_no_other_pool_unwatched(
+    engine: Engine, control: Control, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = type("Odd", (served("odd", Control()),), {"watch_every": None})
+    engine.open(
+        backends={"odd": odd, "double": served("double", control)}, limits=QUICK, watch=True
+    )
+    engine.pool("odd", "odd")
+    pool = engine.pool()
+    eventually(lambda: "the watch over pool 'odd' failed" in caplog.text)
+    control.fail("watch", SystemFailure("gone", 5))
+    eventually(partial(inaccessible, pool), timeout=10)
+
+
 def test_other_pools_go_on_under_load(engine: Engine, storage: Storage, control: Control) -> None:
     dead, healthy = engine.pool("dead"), engine.pool("healthy", "other")
     dead.create("v", 4096)
@@ -348,6 +392,25 @@ def test_what_returns_after_a_forced_stop_changes_nothing(pool: Pool, control: C
     assert idle(pool)
 
 
+def test_a_delete_that_returns_after_a_forced_stop_deletes_nothing(
+    pool: Pool, control: Control, engine: Engine
+) -> None:
+    volume = pool.create("v", 4096)
+    control.hold("delete")
+    job = volume.delete(wait=False)
+    control.wait_for("delete")
+    gate = control._gates.pop("delete")
+    pool.stop(force=True)
+    pool.start()
+    file = engine.directory / "p" / "v"
+    file.write_bytes(b"uploaded since")
+    gate.opened.set()
+    with pytest.raises(OperationInvalid):
+        job.result(PATIENCE)
+    time.sleep(0.1)
+    assert file.read_bytes() == b"uploaded since"
+
+
 def test_what_had_not_begun_is_not_done_after_a_forced_stop(
     engine: Engine, control: Control
 ) -> None:
@@ -408,6 +471,20 @@ def test_a_forced_stop_that_fails_leaves_the_pool_active(pool: Pool, control: Co
     pool.stop(force=True)
     with refused(55):
         pool.stop(force=True)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_stop_leaves_in_use_is_told(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    backend = driver_of(pool)._table.by_ref(pool.ref).pool.backend
+    how = "stop_by_force" if force else "stop"
+    monkeypatch.setattr(type(backend), how, lambda _self, _job: "still active: root")
+    pool.stop(force=force)
+    assert not pool.active
+    assert pool.problems == ("still active: root",)
+    pool.start()
+    assert not pool.problems
 
 
 def test_a_type_without_force_is_stopped_as_usual(engine: Engine) -> None:

@@ -21,6 +21,7 @@ LIMIT = 2700
 _MOST = 4
 #: Less is not enough to boot and to end.
 _LEAST = 120
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def parse(words: Sequence[str]) -> tuple[argparse.Namespace, tuple[str, ...]]:
@@ -57,7 +58,9 @@ def _partition(words: Sequence[str]) -> tuple[list[str], str, list[str]]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Leave through all clean-ups."""
+    """Leave through all clean-ups, which a second signal does not disturb."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
@@ -68,7 +71,7 @@ def main(words: Sequence[str]) -> int:
     if options.clean:
         cache.clean(place)
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, _end)
     venv = options.venv if options.venv.is_absolute() else ROOT / options.venv
     request = Request(

@@ -130,13 +130,13 @@ def _booted(
         for machine in machines:
             machine.make_disks()
         write_job(first.out)
-        ended = run_machines(machines, accelerator, request.limit)
-        silent = [machine for machine in machines if not machine.status.exists()]
-        for machine in silent:
-            why = "ended without an answer" if ended else f"took more than {request.limit} s"
-            told = f"test-vm: guest {machine.number} {why}; its kernel said at the end:"
-            print(told, *_tail(machine.kernel_log), sep="\n", file=sys.stderr)
         try:
+            ended = run_machines(machines, accelerator, request.limit)
+            silent = [machine for machine in machines if not machine.status.exists()]
+            for machine in silent:
+                why = "ended without an answer" if ended else f"took more than {request.limit} s"
+                told = f"test-vm: guest {machine.number} {why}; its kernel said at the end:"
+                print(told, *_tail(machine.kernel_log), sep="\n", file=sys.stderr)
             yield first.out, not silent
         finally:
             clear(request.results)

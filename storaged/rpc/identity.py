@@ -1,4 +1,4 @@
-"""Who a connection works for, and how a daemon says for whom it calls.
+"""Who a connection works for, and how a daemon tells another one for whom it calls.
 
 Source: libvirt's identity parameters.
 """
@@ -6,15 +6,13 @@ Source: libvirt's identity parameters.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from storaged.errors import ArgumentUnsupported, Domain, InvalidArgument
 from storaged.rpc.typedparam import ParamType, TypedParam
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who a connection works for; None is "not known".
 
     :param started: when the process began: field 22 of ``/proc/PID/stat``.
@@ -51,6 +49,24 @@ PARAMETERS: Final[dict[str, tuple[ParamType, str | None]]] = {
 }
 
 
+def parameters(identity: Identity, token: str | None = None) -> tuple[TypedParam, ...]:
+    """Return what tells a daemon that we call for *identity*; what is not known is left out.
+
+    :param token: the secret that the daemons of this host share, for who is elevated.
+    """
+    values: dict[str, Any] = {
+        name: getattr(identity, attribute)
+        for name, (_, attribute) in PARAMETERS.items()
+        if attribute is not None
+    }
+    values["system.token"] = token
+    return tuple(
+        TypedParam(name, (PARAMETERS[name][0], value))
+        for name, value in values.items()
+        if value is not None
+    )
+
+
 def adopt(own: Identity, params: Iterable[TypedParam], token: str | None) -> Identity | None:
     """Return the identity that a peer asks for, or None if it may not speak for others.
 
@@ -68,7 +84,7 @@ def adopt(own: Identity, params: Iterable[TypedParam], token: str | None) -> Ide
         attribute = PARAMETERS[name][1]
         if attribute is not None:
             kept[attribute] = value
-    return replace(Identity(), **kept, trusted=True, elevated=elevated)
+    return Identity(**kept, trusted=True, elevated=elevated)
 
 
 def _checked(params: Iterable[TypedParam]) -> dict[str, Any]:
