@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,9 +233,17 @@ def test_chap(
 
 @contextmanager
 def watched_arguments() -> Iterator[set[str]]:
-    """Collect the arguments of all processes meanwhile."""
+    """Collect the arguments of all programs that we start meanwhile, and of most others.
+
+    Those of others are seen if they run long enough.
+    """
     seen: set[str] = set()
     done = threading.Event()
+    begin = subprocess.Popen.__init__
+
+    def note(self: subprocess.Popen[bytes], argv: Sequence[str], *more: Any, **named: Any) -> None:
+        seen.add(" ".join(map(os.fsdecode, argv)))
+        begin(self, argv, *more, **named)
 
     def watch() -> None:
         while not done.wait(0.002):
@@ -246,7 +254,9 @@ def watched_arguments() -> Iterator[set[str]]:
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield seen
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subprocess.Popen, "__init__", note)
+            yield seen
     finally:
         done.set()
         thread.join()

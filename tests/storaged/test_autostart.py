@@ -149,7 +149,9 @@ def test_somebody_lets_go_of_one_that_hangs(
 def test_it_is_tried_again_by_the_next_engine(
     boot: Callable[..., Storage], control: Control, engine: Engine
 ) -> None:
-    boot("p", limits=SLOW).close()
+    first = boot("p", limits=SLOW)
+    eventually(lambda: ["no server" in why for why in unstarted(first).values()] == [True])
+    first.close()
     reader = engine.open(readonly=True)
     assert reader.pool("p").problems == (
         "autostart failed: no server: No route to host; the daemon tries again as soon as it runs",
