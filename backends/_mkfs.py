@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from storaged import tool
+from storaged import tool, udev
 from storaged.backends._inuse import claimed
 from storaged.backends._signatures import check_empty
 from storaged.errors import CommandFailed, MissingProgram, OperationFailed
@@ -38,7 +38,8 @@ def make_file_system(
 ) -> None:
     """Make a file system on a device or in an image file.
 
-    What is in use is left alone also with *overwrite*, and locked until mkfs has ended.
+    What is in use is left alone also with *overwrite*, and locked until mkfs has ended. When this
+    returns, the names below ``/dev/disk`` are those of the new file system.
 
     :param format: a value of ``source/format`` of fs pools.
     :param overwrite: do not look whether there is something on it.
@@ -64,6 +65,7 @@ def make_file_system(
         except CommandFailed as err:
             last = err.stderr.strip().splitlines()[-1:] or ["It said nothing."]
             raise _failed(device, format, last[0]) from err
+    udev.settle()  # it looks at the device anew when that is closed; mount goes by what it found
 
 
 def _named(device: str, format: str, source: str) -> list[str]:
