@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +14,23 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 #: where Debian's python3-libvirt lives
 SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def printed(python: str, program: Path, *words: str, seconds: float = 120) -> list[list[object]]:
+    """Run a program of this directory to its good end; return the lines that it prints, as values.
+
+    It finds our modules, and nothing of this environment.
+    """
+    done = subprocess.run(
+        [python, str(program), *words],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 @pytest.fixture(scope="session")

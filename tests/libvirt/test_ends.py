@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.running import storaged_daemon
-from tests.libvirt.conftest import PROJECT
+from tests.libvirt.conftest import printed
 from tests.storaged.libvirtd import libvirtd
 
 pytestmark = pytest.mark.slow
@@ -55,16 +53,8 @@ def lines(python: str, module: str, daemon: str, fate: str, directory: Path) -> 
     here = directory / "here"
     here.mkdir(parents=True)
     with {"theirs": theirs, "ours": ours}[daemon](directory / "d") as (uri, pid):
-        done = subprocess.run(
-            [python, str(PROGRAM), module, uri, uri, str(here), str(pid), fate],
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+        words = (module, uri, uri, str(here), str(pid), fate)
+        found = printed(python, PROGRAM, *words, seconds=60)
     # Without a loop libvirt-python never lets go of a connection whose callback it called.
     return found[:-1] if fate == "killed without a loop" else found
 

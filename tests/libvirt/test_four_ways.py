@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.running import storaged_daemon
-from tests.libvirt.conftest import PROJECT
+from tests.libvirt.conftest import printed
 from tests.storaged.libvirtd import libvirtd
 
 pytestmark = pytest.mark.slow
@@ -45,16 +42,7 @@ def lines(python: str, module: str, uri: str, readonly: str, directory: Path) ->
     for program in PROGRAMS:
         here = directory / program.stem
         here.mkdir(parents=True)
-        done = subprocess.run(
-            [python, str(program), module, uri, readonly, str(here)],
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        found += [json.loads(line) for line in done.stdout.splitlines()]
+        found += printed(python, program, module, uri, readonly, str(here))
     return found
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.running import storaged_daemon
-from tests.libvirt.conftest import PROJECT
+from tests.libvirt.conftest import printed
 from tests.storaged.libvirtd import libvirtd
 
 pytestmark = pytest.mark.slow
@@ -22,16 +19,7 @@ PROGRAM = Path(__file__).with_name("secretscript.py")
 
 def lines(python: str, module: str, uri: str, readonly: str, directory: Path) -> list[list[object]]:
     """Return what the program prints."""
-    done = subprocess.run(
-        [python, str(PROGRAM), module, uri, readonly, str(directory)],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return printed(python, PROGRAM, module, uri, readonly, str(directory))
 
 
 @pytest.fixture(scope="module")
