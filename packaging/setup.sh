@@ -53,6 +53,9 @@ tgtd                tgt
 showmount           nfs-common
 mkfs.vfat           dosfstools
 parted              parted
+ceph-mon            ceph-mon
+ceph-osd            ceph-osd
+ceph-mgr            ceph-mgr
 '
 
 missing_packages() {
@@ -63,6 +66,11 @@ missing_packages() {
     /usr/bin/python3 -c 'import libvirt' 2>/dev/null || echo python3-libvirt
     perl -MSys::Virt -e 1 2>/dev/null || echo libsys-virt-perl
     /usr/bin/python3 -c 'import lxml' 2>/dev/null || echo python3-lxml
+    /usr/bin/python3 -c 'import rados' 2>/dev/null || echo python3-rados
+    /usr/bin/python3 -c 'import rbd' 2>/dev/null || echo python3-rbd
+    # libvirtd's own rbd backend, to compare with
+    find /usr/lib -name libvirt_storage_backend_rbd.so 2>/dev/null | grep -q . ||
+        echo libvirt-daemon-driver-storage-rbd
 }
 
 may_install() {

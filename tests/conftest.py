@@ -15,7 +15,7 @@ from storaged.backend import Host
 from tests.kernel import features
 from tests.kernel.programs import SYSTEM_PATH, in_guest
 
-pytest_plugins = ["tests.kernel.fixtures"]
+pytest_plugins = ["tests.kernel.fixtures", "tests.ceph.fixtures"]
 
 #: What makes each file system, and the smallest image (in MiB) that it accepts.
 _MKFS = {
