@@ -19,6 +19,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+from storaged.abilities import Ability as Ability
+from storaged.abilities import Anchored as Anchored
+from storaged.abilities import Builds as Builds
+from storaged.abilities import FindsSources as FindsSources
+from storaged.abilities import Plugged as Plugged
+from storaged.abilities import Remembers as Remembers
+from storaged.abilities import Shared as Shared
+from storaged.abilities import StopsByForce as StopsByForce
+from storaged.abilities import Watched as Watched
 from storaged.errors import Unsupported
 from storaged.flow import Hole as Hole
 from storaged.flow import Sink as Sink
@@ -40,7 +49,7 @@ from storaged.mechanism import ImageSource as ImageSource
 from storaged.mechanism import Refresh as Refresh
 from storaged.mechanism import SecretSource as SecretSource
 from storaged.mechanism import SecretUsage as SecretUsage
-from storaged.model import PoolDef, PoolSource, VolumeDef, VolumeRecord
+from storaged.model import PoolDef, VolumeDef, VolumeRecord
 
 #: The version of this interface; docs/backends.md has its changelog.
 API = 1
@@ -88,6 +97,12 @@ class Backend(ABC):
         """
         return None
 
+    def release(self) -> None:
+        """Let go of what this process has of the storage, such as children: its engine ends.
+
+        The pool stays active, for the engine that comes next. Quick; nothing is called after it.
+        """
+
     @abstractmethod
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
         """Scan the storage.
@@ -100,45 +115,6 @@ class Backend(ABC):
     def measure(self) -> Figures | None:
         """Return what can be told of the pool cheaply, None if only `refresh` can tell."""
         return None
-
-
-class Ability(ABC):
-    """Root of what only some pool types can do; *missing* is libvirt's text for the others."""
-
-    missing: ClassVar[str]
-
-
-class Builds(Ability, ABC):
-    """The pool's own storage can be made and removed."""
-
-    missing = "pool does not support pool deletion"
-
-    @abstractmethod
-    def build(self, job: Job[Any], *, overwrite: bool | None = None) -> None:
-        """Make the target (and the file system or label on the source where the type has one).
-
-        :param overwrite: None: format nothing; False: only what holds nothing; True: in any case.
-        """
-
-    @abstractmethod
-    def delete_target(self, job: Job[Any]) -> None:
-        """Remove what `build` made; it must hold no volumes."""
-
-
-class FindsSources(Ability, ABC):
-    """Can tell which sources a server or this host offers."""
-
-    missing = "pool type does not support source discovery"
-
-    @classmethod
-    @abstractmethod
-    def find_sources(
-        cls, spec: PoolSource | None, host: Host, job: Job[Any]
-    ) -> tuple[PoolSource, ...]:
-        """Return the sources that match *spec*.
-
-        :param job: is cancelled when who asked has gone.
-        """
 
 
 class LooksAtVolumes(Ability, ABC):
@@ -246,6 +222,23 @@ class DeletesVolumes(Ability, ABC):
         """
 
 
+class HasSnapshots(DeletesVolumes, ABC):
+    """Volumes have snapshots of their own, which are deleted with them where that is asked for."""
+
+    missing = "storage pool does not support snapshots of volumes"
+
+    @abstractmethod
+    def delete(
+        self, volume: VolumeRecord, job: Job[Any], *, force: bool = False, snapshots: bool = False
+    ) -> None:
+        """As `DeletesVolumes.delete`; a volume that has snapshots is deleted with them or not.
+
+        :param snapshots: delete them first.
+        :raise OperationInvalid: it has snapshots that are to stay, or that other volumes are made
+            of; the text or the advice names them, and nothing is deleted.
+        """
+
+
 class Resizes(Ability, ABC):
     """Volumes can change their capacity."""
 
@@ -318,71 +311,6 @@ class Transfers(Ability, ABC):
         self, volume: VolumeRecord, offset: int, length: int, *, sparse: bool = False
     ) -> Source:
         """Open a volume for reading from *offset*; a *length* of 0 is "to the end"."""
-
-
-class StopsByForce(Ability, ABC):
-    """The storage can be let go of although it is in use, or does not answer."""
-
-    missing = "storage pool does not support a forced stop"
-
-    @abstractmethod
-    def stop_by_force(self, job: Job[Any]) -> str | None:
-        """As `Backend.stop`, without waiting for the storage: a lazy unmount, a logout.
-
-        A `start`, a `stop` and work on volumes may still hang in it.
-        """
-
-
-class Watched(Ability, ABC):
-    """The storage can go away under an active pool, and come back: it has a server."""
-
-    missing = "storage pool is not watched"
-
-    #: how often it is looked at, in seconds; at least every 4 s, whatever stands here
-    watch_every: ClassVar[float] = 2.0
-
-    @abstractmethod
-    def watch(self) -> None:
-        """Touch the storage in the cheapest way that shows whether it is there.
-
-        It is called on a thread that may be lost: it may hang.
-
-        :raise StorageError: it does not answer, or is not what it was.
-        """
-
-
-class Plugged(Ability, ABC):
-    """The volumes are devices of this host, which come and go."""
-
-    missing = "storage pool has no devices"
-
-    @abstractmethod
-    def concerns(self, event: DeviceEvent) -> bool:
-        """Tell whether the pool should be scanned because of what happened to a device. Quick."""
-
-
-class Remembers(Ability, ABC):
-    """What a start found, or did, counts until the stop, also if the engine ends in between."""
-
-    missing = "storage pool remembers nothing"
-
-    @abstractmethod
-    def anchor(self) -> Mapping[str, str | int]:
-        """Return what is to be known; it is kept beside the pool's state until the stop."""
-
-    @abstractmethod
-    def hold(self, anchor: Mapping[str, str | int]) -> None:
-        """Take note of what `anchor` once returned, in this engine or in one before it."""
-
-
-class Anchored(Remembers, ABC):
-    """The target is a directory that must stay the one it was when the pool was started.
-
-    `anchor` tells what identifies the target now. After `hold` every work on volumes is refused if
-    the target is not that one.
-    """
-
-    missing = "storage pool has no target directory"
 
 
 A = TypeVar("A", bound=Ability)

@@ -25,7 +25,7 @@ from storaged.hotplug import Hotplug
 from storaged.job import Job
 from storaged.known import Known
 from storaged.model import PoolInfo, PoolRef, VolumeRef
-from storaged.paths import Paths
+from storaged.paths import Paths, require_program
 from storaged.poolcalls import PoolCalls
 from storaged.poolstate import Services
 from storaged.registry import Registry
@@ -263,6 +263,8 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
             job.wait(max(deadline - time.monotonic(), 0))
         # What did not end in time must not write into what is another engine's from now on.
         self._services.store.readonly = True
+        for volumes in self._table.volumes():
+            volumes.pool.release()
         self._kept.close()
         if self._held is not None:
             self._held.release()
@@ -280,14 +282,18 @@ class Driver(PoolCalls, VolumeCalls, SecretCalls):
 
     # Opening
 
-    def load(self) -> None:
-        """Read the state directories.
+    def begin(self, *, watch: bool, autostart: bool) -> None:
+        """Read the state directories, and go to work as `watch` and `autostart` say.
 
         Storage is looked at only where nothing else can tell whether a pool is active: once a boot,
         and then within `OPEN_PATIENCE`.
         """
         self._problems = self._restore.load()
         self._autostart.recall(self._table.all())
+        if watch:
+            self.watch()
+        if autostart:
+            self.autostart()
 
     def reload(self) -> None:
         """Read the state directories again, and start what is to be started at boot.
@@ -311,15 +317,19 @@ def open_driver(
     limits: Limits | None = None,
     kind: EngineKind = EngineKind.EMBEDDED,
     socket: str | None = None,
+    rbd_python: str | None = None,
 ) -> Driver:
     """Open the engine over *paths*.
 
     :param readonly: change nothing, and take no lock: works beside another engine.
     :param watch: notice when storage goes away and when it comes back.
     :param lock_timeout: how long to wait for another embedded engine, in seconds.
+    :param rbd_python: see `Host.rbd_python`; `InvalidArgument` is raised if it is no program.
     :raise ResourceBusy: a daemon holds the state directory, or an embedded engine did for too long.
     :raise SystemFailure: the state directories cannot be made or read.
     """
+    if rbd_python is not None:
+        require_program("rbd_python", rbd_python)
     held = None
     if not readonly:
         held = DriverLock(paths).acquire(timeout=lock_timeout, kind=kind, socket=socket)
@@ -328,8 +338,9 @@ def open_driver(
         secrets = KeptSecrets(paths, readonly=readonly, durable=durable, kind=kind, socket=socket)
         # who only reads makes no files, and so needs no name for them
         name = "" if readonly else _host_id(paths)
+        host = Host(name, durability, paths.is_session, secrets=secrets, rbd_python=rbd_python)
         services = Services(
-            host=Host(name, durability, session=paths.is_session, secrets=secrets),
+            host=host,
             store=StateStore(paths, readonly=readonly),
             events=Events(),
             registry=registry or Registry(),
@@ -338,11 +349,7 @@ def open_driver(
             readonly=readonly,
         )
         driver = Driver(services, held, secrets)
-        driver.load()
-        if watch:
-            driver.watch()
-        if autostart and not readonly:
-            driver.autostart()
+        driver.begin(watch=watch, autostart=autostart and not readonly)
     except BaseException:
         if held is not None:
             held.release()

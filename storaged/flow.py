@@ -55,7 +55,10 @@ class Sink(Protocol):
     def write(self, data: Bytes) -> None:
         """Take the next bytes; they have reached the file when this returns.
 
-        :raise SystemFailure: also with ENOSPC when the announced length is exceeded.
+        What goes over a network may still be on its way: `finish` waits for it.
+
+        :raise SystemFailure: also with ENOSPC when the announced length is exceeded; and what has
+            become of bytes that were on their way.
         """
         ...
 

@@ -164,6 +164,7 @@ def rescan(volumes: Volumes, events: Events) -> Job[None]:
             here = pool.epoch == epoch and pool.phase is Phase.ACTIVE
             # who asked for a refresh is told in any case
             if here and job.error is None and job.kind == "scan" and _differ(before, pool):
+                pool.untold = False
                 events.post(pool.ref, None)
         events.deliver()
 
@@ -172,7 +173,8 @@ def rescan(volumes: Volumes, events: Events) -> Job[None]:
 
 
 def _differ(before: Mapping[str, VolumeRecord], pool: PoolObject) -> bool:
-    return before != pool.index.view()
+    """Tell whether a scan, or a look before it, has found other volumes than everybody knows."""
+    return pool.untold or before != pool.index.view()
 
 
 def _concerns(backend: Plugged, events: Iterable[DeviceEvent]) -> bool:

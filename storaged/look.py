@@ -156,6 +156,7 @@ class Looks:
             if current is not known or pool.leases.writer(name) is not None:
                 return current
             if found is not None and found is not known:
+                pool.untold = True
                 pool.put(found)
             elif found is None and known is not None and known.problem != VANISHED:
                 pool.put(replace(known, problem=VANISHED, stamp=b""))

@@ -13,9 +13,11 @@ from storaged.concerns import dangers
 from storaged.errors import (
     ConfigUnsupported,
     InvalidArgument,
+    NameTaken,
     OperationInvalid,
     OperationUnsupported,
     StorageError,
+    VolumeExists,
 )
 from storaged.formats.handle import Handle
 from storaged.imagebackend import FollowsChains
@@ -109,7 +111,11 @@ class Making:
         with pool.lock:
             pool.require_under_way(job)
             self._announce(planned, key=planned.key, path=planned.path)
-        made = make(planned)
+        try:
+            made = make(planned)
+        except (NameTaken, VolumeExists):  # by another host, or nobody has looked until now
+            self._require_free(name, taken)
+            raise
         with pool.lock:
             pool.require_under_way(job)
             pool.put(made)

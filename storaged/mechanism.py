@@ -81,6 +81,8 @@ class Host:
     compat_level: int = 9_000_000
     #: where passwords and passphrases come from
     secrets: SecretSource = NO_SECRETS
+    #: path of the Python interpreter that has the bindings of Ceph; None: one that is looked for
+    rbd_python: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,14 @@ class Descriptor:
     :param type: the value of ``pool@type``.
     :param source_formats: values of ``source/format``, the default first; empty: it has none.
     :param volume_formats: values of ``target/format`` of its volumes, the default first.
+    :param counts: what volumes have allocated is taken from the pool's space; else only `measure`
+        and a scan tell what is left.
     """
 
     type: str
     source_formats: tuple[str, ...] = ()
     volume_formats: tuple[str, ...] = ()
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,17 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
+def require_program(setting: str, path: str) -> None:
+    """Make sure that a setting is the absolute path of a program that this user can run.
+
+    :raise InvalidArgument: it is not.
+    """
+    if not (path.startswith("/") and Path(path).is_file() and os.access(path, os.X_OK)):
+        raise InvalidArgument(
+            f"'{setting}' must be the absolute path of a program, which '{printable(path)}' is not"
+        )
+
+
 def _entry(name: str, suffix: str) -> str:
     """Return the file name for a pool.
 

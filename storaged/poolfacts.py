@@ -59,6 +59,8 @@ class PoolFacts:
         #: counts starts and stops: what began in another epoch has no say any more
         self.epoch = 0
         self.scanned = False
+        #: a look has found what others changed, and no refresh event has told of it yet
+        self.untold = False
         #: names that changed since the running scan began; None while none runs
         self.touched: set[str] | None = None
         self.phase = Phase.INACTIVE
@@ -130,6 +132,12 @@ class PoolFacts:
                     advice=self._problems.get("backend"),
                 )
         return self._backend
+
+    def release(self) -> None:
+        """Let go of what only this process has of the storage, because the engine ends."""
+        if self._backend is not None:
+            with suppress(StorageError):
+                self._backend.release()
 
     @property
     def space_known(self) -> bool:
@@ -260,7 +268,7 @@ class PoolFacts:
         self.epoch += 1
         self._answers()
         self.index = VolumeIndex(target=self._definition.target)
-        self.scanned = False
+        self.scanned = self.untold = False
         self.made_with.clear()
         self._space = self._permissions = None
         self._problems = {k: v for k, v in self._problems.items() if k in _LASTING}
@@ -301,7 +309,8 @@ class PoolFacts:
 
     def use_space(self, delta: int) -> None:
         """Count *delta* more bytes as allocated (fewer if negative)."""
-        if self._space is None or delta == 0:
+        counts = self._backend is None or self._backend.descriptor.counts
+        if self._space is None or delta == 0 or not counts:
             return
         capacity, allocation, available = (
             self._space.capacity,

@@ -16,6 +16,7 @@ from storaged.named import Named
 from storaged.request import (
     CloneWishes,
     VolumeOptions,
+    clone_format,
     clone_request,
     outcome,
     volume_request,
@@ -302,7 +303,10 @@ class Pool(Named[PoolRef]):
         :raise VolumeExists: the name is taken.
         :raise ConfigUnsupported: what is wished cannot be had; the text names it.
         """
-        request, options = clone_request(name, source.info(), wishes)
+        info = source.info()
+        alike = source.pool == self or wishes.get("format")
+        format = info.format if alike else clone_format(info, self.definition())
+        request, options = clone_request(name, info, wishes, format)
         job = self._engine.volume_clone(
             self.ref,
             request,

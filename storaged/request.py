@@ -12,7 +12,7 @@ from storaged.units import parse_size
 if TYPE_CHECKING:
     from storaged.facts import VolumeInfo
     from storaged.imaging import CloneBacking, CloneOptions, Compression, Durability
-    from storaged.model import BackingStore, VolumeDef
+    from storaged.model import BackingStore, PoolDef, VolumeDef
     from storaged.volumehandle import Volume
 
 T = TypeVar("T")
@@ -123,10 +123,11 @@ def volume_request(name: str, capacity: int | str | None, how: VolumeOptions) ->
 
 
 def clone_request(
-    name: str, source: VolumeInfo, wishes: CloneWishes
+    name: str, source: VolumeInfo, wishes: CloneWishes, format: str | None
 ) -> tuple[VolumeDef, CloneOptions]:
     """Return the request for a clone and how it is to be made.
 
+    :param format: what it gets if no wish says otherwise.
     :raise InvalidArgument: a word that means nothing, or a capacity below the source's.
     :raise ConfigUnsupported: all of the capacity is to be taken, and the format cannot do that.
     :raise TypeError: a wish that there is not.
@@ -149,7 +150,7 @@ def clone_request(
     alike = {key: value for key, value in wishes.items() if key in VolumeOptions.__annotations__}
     alike.pop("backing", None)
     how = cast(VolumeOptions, alike)
-    how["format"] = wishes.get("format") or ("qcow2" if linked else source.format)
+    how["format"] = wishes.get("format") or ("qcow2" if linked else format)
     if wishes.get("full", False):
         _check_full(how, linked=linked)
         how["allocation"] = None
@@ -160,6 +161,17 @@ def clone_request(
     if alike_format and not how.keys() & {"compat", "lazy_refcounts", "extended_l2"}:
         request = replace(request, compat=None, features=None)  # those of the source
     return request, options
+
+
+def clone_format(source: VolumeInfo, pool: PoolDef) -> str | None:
+    """Return the format of a clone in *pool* if none is asked for: the source's, where it can be.
+
+    Volumes that are no files hold no images.
+    """
+    from storaged.traits import VolumeType, traits_of
+
+    holds_images = traits_of(pool.type).volume_type is VolumeType.FILE
+    return source.format if holds_images or source.format is None else "raw"
 
 
 def _check_full(how: VolumeOptions, *, linked: bool) -> None:

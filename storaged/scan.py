@@ -172,6 +172,7 @@ class Scans:
         if loud:
             pool.made_with.clear()
         if loud and pool.phase is Phase.ACTIVE:
+            pool.untold = False
             pool.services.events.post(pool.ref, None)
 
     def _end(self, run: _Run) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from storaged.ensure import Ensured
     from storaged.events import Event
     from storaged.model import PoolDef
+    from storaged.paths import Paths
     from storaged.secrethandle import Secrets
     from storaged.worker import Limits
 
@@ -251,6 +252,7 @@ def open_storage(
     durability: Durability | str = "full",
     backends: dict[str, type[Backend]] | None = None,
     limits: Limits | None = None,
+    rbd_python: str | os.PathLike[str] | None = None,
 ) -> Storage:
     """Open an engine in this process.
 
@@ -258,25 +260,23 @@ def open_storage(
     :param session: an ordinary user's engine, in that user's directories.
     :param autostart: start the pools that are to be started at boot, once a boot; what fails is
         tried again while the engine is open.
-    :param watch: notice within 10 s when the server of a pool dies, and when it is back.
+    :param watch: notice within 10 s when the server of a pool dies, and when it is back; and at
+        once when other hosts change volumes, where the storage tells of it.
     :param readonly: change nothing and take no lock: works beside another engine.
     :param lock_timeout: how long to wait for another embedded engine, in seconds.
     :param durability: "full": what succeeded survives a loss of power; "none": the kernel has it.
     :param backends: further pool types by name.
     :param limits: bounds of the threads that touch storage, and how long it is trusted.
+    :param rbd_python: the Python interpreter that has Ceph's bindings, an absolute path; None: this
+        one if it has them, else the system's.
+    :raise InvalidArgument: *rbd_python* is no program.
     :raise ResourceBusy: another engine holds the state directory.
     """
     from storaged.backend import Durability
     from storaged.driver import open_driver
-    from storaged.paths import Paths
     from storaged.registry import Registry
 
-    if root is not None:
-        paths = Paths.below(root, session=session)
-    elif session:
-        paths = Paths.session(os.environ)
-    else:
-        paths = Paths.system()
+    paths = _paths(root, session=session)
     driver = open_driver(
         paths,
         readonly=readonly,
@@ -286,8 +286,17 @@ def open_storage(
         durability=Durability(durability),
         registry=Registry(backends),
         limits=limits,
+        rbd_python=None if rbd_python is None else os.fspath(rbd_python),
     )
     return Storage(driver, paths.uri)
+
+
+def _paths(root: str | os.PathLike[str] | None, *, session: bool) -> Paths:
+    from storaged.paths import Paths
+
+    if root is not None:
+        return Paths.below(root, session=session)
+    return Paths.session(os.environ) if session else Paths.system()
 
 
 def connect(uri: str | None = None, *, readonly: bool = False) -> Storage:

@@ -76,17 +76,23 @@ class VolumeCalls(ImageCalls):
         )
 
     def volume_delete(
-        self, ref: VolumeRef, *, force: bool = False, protect: bool = True
+        self,
+        ref: VolumeRef,
+        *,
+        force: bool = False,
+        snapshots: bool = False,
+        protect: bool = True,
     ) -> Job[None]:
         """Delete a volume.
 
         :param force: although a virtual machine has it open, or other volumes need it.
+        :param snapshots: with the snapshots that it has, where the pool's type knows them.
         :param protect: not if other volumes need it as their backing file.
         """
         require_writable(self._services)
         volumes = self._table.by_ref(ref.pool)
         check = self._guard(volumes, Loss.DELETE) if protect and not force else None
-        return volumes.delete(ref.name, force=force, check=check)
+        return volumes.delete(ref.name, force=force, snapshots=snapshots, check=check)
 
     def volume_resize(
         self,

@@ -14,7 +14,13 @@ from storaged.facts import VolumeInfo
 from storaged.flow import Sink, Source, WipeAlgorithm
 from storaged.imagehandle import VolumeImage
 from storaged.job import Job
-from storaged.request import VolumeOptions, check_capacity, outcome, volume_request
+from storaged.request import (
+    VolumeOptions,
+    check_capacity,
+    clone_format,
+    outcome,
+    volume_request,
+)
 from storaged.units import parse_size
 
 if TYPE_CHECKING:
@@ -93,17 +99,27 @@ class Volume(VolumeImage):
         return self._engine.volume_xml(self.ref)
 
     @overload
-    def delete(self, *, force: bool = ..., wait: Literal[True] = ...) -> None: ...
+    def delete(
+        self, *, force: bool = ..., snapshots: bool = ..., wait: Literal[True] = ...
+    ) -> None: ...
     @overload
-    def delete(self, *, force: bool = ..., wait: Literal[False]) -> Job[None]: ...
-    def delete(self, *, force: bool = False, wait: bool = True) -> Job[None] | None:
+    def delete(
+        self, *, force: bool = ..., snapshots: bool = ..., wait: Literal[False]
+    ) -> Job[None]: ...
+    def delete(
+        self, *, force: bool = False, snapshots: bool = False, wait: bool = True
+    ) -> Job[None] | None:
         """Delete the volume.
 
         :param force: although a virtual machine has it open, or other volumes need it.
+        :param snapshots: with the snapshots that it has, as an image of Ceph can have them.
         :raise VolumeBusy: it is open elsewhere, or a job uses it.
-        :raise OperationInvalid: other volumes need it as a backing file; the advice names them.
+        :raise OperationInvalid: other volumes need it as a backing file, or it has snapshots; the
+            advice names them.
+        :raise Unsupported: *snapshots*, but volumes of this type of pool have none of their own.
         """
-        return outcome(self._engine.volume_delete(self.ref, force=force), wait)
+        job = self._engine.volume_delete(self.ref, force=force, snapshots=snapshots)
+        return outcome(job, wait)
 
     @overload
     def resize(
@@ -245,10 +261,14 @@ class Volume(VolumeImage):
         :param pool: where; the same pool if None.
         :param capacity: a larger one for the copy; None keeps it.
         :param reflink: share the data or fail; False shares them where it can be done.
-        :param how: the fields of `VolumeOptions`; the format is the source's if none is given.
+        :param how: the fields of `VolumeOptions`; the format is the source's if none is given, and
+            raw where volumes are no files.
         """
         info = self.info()
-        how.setdefault("format", info.format)
+        if "format" not in how:
+            how["format"] = info.format
+            if pool is not None and pool != self.pool:
+                how["format"] = clone_format(info, pool.definition())
         request = volume_request(name, info.capacity if capacity is None else capacity, how)
         check_capacity(request, info)
         alike = how["format"] == info.format

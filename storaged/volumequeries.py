@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from storaged import volxml
-from storaged.backend import Anchored
+from storaged.backend import Anchored, HasSnapshots
 from storaged.dependants import Dependants
 from storaged.errors import (
     NoSuchVolume,
@@ -158,6 +158,10 @@ class VolumeQueries:
         """Return the path of a volume, without a look."""
         volumes = self._table.by_ref(ref.pool)
         return volumes.pool.path_of(volumes.find(ref.name))
+
+    def has_snapshots(self, pool: PoolRef) -> bool:
+        """Tell whether volumes of the pool's type have snapshots of their own."""
+        return isinstance(self._table.by_ref(pool).pool.backend, HasSnapshots)
 
     def volume_users(self, ref: VolumeRef, *, patience: float | None = None) -> list[VolumeRef]:
         """Return the volumes that need this one: as a backing file, a data file or an extent.

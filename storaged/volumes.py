@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any, TypeVar
 
 from storaged import passphrases
@@ -19,6 +20,7 @@ from storaged.backend import (
     ClonesVolumes,
     CreatesVolumes,
     DeletesVolumes,
+    HasSnapshots,
     ImageSource,
     LooksAtVolumes,
     Resizes,
@@ -28,11 +30,7 @@ from storaged.backend import (
     require,
 )
 from storaged.concerns import dangers
-from storaged.errors import (
-    InternalError,
-    NoSuchVolume,
-    VolumeExists,
-)
+from storaged.errors import InternalError, NoSuchVolume, VolumeExists
 from storaged.job import Job
 from storaged.look import Looks
 from storaged.making import Making, check_link, check_secret, overlay_of, unwritten
@@ -185,8 +183,10 @@ class Volumes:
         backend = self.pool.able(ClonesVolumes)
         giving = origin.pool.able(Transfers)
 
+        current = source
+
         def plan() -> VolumeDef:
-            nonlocal options
+            nonlocal current, options
             current = origin.look_again(source)
             options = passphrases.of_clone(self.pool, request, origin.pool, current, options)
             seen = passphrases.as_opened(current, options)
@@ -195,7 +195,6 @@ class Volumes:
             )
 
         def make(planned: VolumeDef) -> VolumeRecord:
-            current = origin.look_again(source)
             with closing(giving.open_image(current)) as handle:
                 path = origin.pool.path_of(current)
                 seen = passphrases.as_opened(current, options)
@@ -240,20 +239,25 @@ class Volumes:
         name: str,
         *,
         force: bool = False,
+        snapshots: bool = False,
         check: Guard | None = None,
     ) -> Job[None]:
         """Delete a volume.
 
+        :param snapshots: with those that it has.
         :param check: called first.
+        :raise Unsupported: volumes of the pool's type have no snapshots.
         :raise VolumeBusy: a job uses it.
         """
-        backend = self.pool.able(DeletesVolumes)
+        erase: Callable[..., None] = self.pool.able(DeletesVolumes).delete
+        if snapshots:
+            erase = partial(self.pool.able(HasSnapshots).delete, snapshots=True)
         record = self.find(name)
 
         def work(job: Job[None]) -> None:
             if check is not None:
                 check(record, job)
-            backend.delete(record, job, force=force)
+            erase(record, job, force=force)
             with self.pool.lock:
                 self.pool.require_under_way(job)
                 gone = self.pool.drop(name) or record

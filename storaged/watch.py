@@ -1,24 +1,28 @@
-"""The watch over storage that can go away under an active pool: NFS, iSCSI and the like.
+"""The watch over storage that can go away under an active pool: NFS, iSCSI, Ceph and the like.
 
 A pool whose storage does not answer shows itself inaccessible, stays active and refuses work that
 would hang; its last volumes and figures are kept. When the storage answers again, the pool is
 scanned, and a refresh event tells so.
+
+Storage that other hosts change as well says so (`Shared`): the pool is scanned at once, and a
+refresh event tells if that has found something else than was known.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
-from storaged.backend import Watched
+from storaged.backend import Shared, Watched
 from storaged.errors import OperationFailed, StorageError, SystemFailure
 from storaged.facts import Outage
+from storaged.hotplug import rescan
 from storaged.job import Job
 from storaged.poolstate import Services
 from storaged.table import PoolTable
@@ -36,6 +40,8 @@ SELDOM = 4.0
 _IDLE = 5.0
 #: How long answers are collected before they are judged, in seconds.
 _COLLECT = 0.05
+#: Between two scans because of what others have changed there is so much time at least, in seconds.
+_APART = 0.25
 
 
 @dataclass(slots=True)
@@ -46,7 +52,9 @@ class _Look:
     :param job: the one under way; it may hang for ever, and then there is no other.
     :param began: when it did, None while it waits for a thread.
     :param late: it has been told that the storage does not answer.
-    :param scan: what is to be done, or being done, after an outage; not before *scan_after*.
+    :param scan_due: the pool is to be scanned after an outage.
+    :param told: others may have changed volumes since the last scan began; any thread sets it.
+    :param scan: the one under way, because of either; the next is not before *scan_after*.
     """
 
     epoch: int
@@ -55,6 +63,7 @@ class _Look:
     began: float | None = None
     late: bool = False
     scan_due: bool = False
+    told: bool = False
     scan_after: float = 0.0
     scan: Job[None] | None = None
 
@@ -97,16 +106,21 @@ class Watch:
         soonest = now + _IDLE
         looks: dict[Volumes, _Look] = {}
         for volumes in self._table.volumes():
-            pool, backend = volumes.pool, volumes.pool.watched
+            pool = volumes.pool
+            epoch = pool.epoch  # before its backend, which may be that of the next one then
+            backend = pool.watched
             if backend is None or not pool.active:
                 continue
-            epoch = pool.epoch
             look = self._looks.get(volumes)
-            if look is None or look.epoch != epoch:
+            known = look is not None and look.epoch == epoch
+            if look is None or not known:
                 look = _Look(epoch, now)
             looks[volumes] = look
             try:
+                if not known and isinstance(backend, Shared):
+                    self._listen(backend, look)
                 due = self._look_after(volumes, backend, look, now)
+                due = min(due, self._scan(volumes, backend, look))
             except Exception:  # a third party's fault must not leave the others' pools unwatched
                 _log.exception("the watch over pool '%s' failed", pool.name)
                 due = now + SELDOM
@@ -120,7 +134,6 @@ class Watch:
             self._judge(volumes, look, look.job.error)
             look.job, look.late = None, False
             look.due = now + min(backend.watch_every, SELDOM)
-        self._scan(volumes, backend, look)
         if volumes.pool.outage is not None:
             self._release(volumes)
         if look.job is None:
@@ -168,19 +181,46 @@ class Watch:
                 return
             pool.regain()
         volumes.scans.renew()
-        look.scan_due = True
+        look.scan, look.scan_due = None, True
 
-    def _scan(self, volumes: Volumes, backend: Watched, look: _Look) -> None:
-        """See to it that a pool whose storage is back is scanned, until that succeeds."""
+    def _listen(self, backend: Shared, look: _Look) -> None:
+        def changed() -> None:
+            look.told = True
+            self._wake.set()
+
+        try:
+            backend.listen(changed)
+        except Exception:  # a third party's fault: the storage can be watched all the same
+            _log.exception("changes by others will not be heard of")
+
+    def _scan(self, volumes: Volumes, backend: Watched, look: _Look) -> float:
+        """See to it that a pool is scanned whose storage is back, or was changed by others.
+
+        :returns: when to begin with that; infinite if there is nothing to do before something ends.
+        """
+        now = time.monotonic()
+        seldom = now + min(backend.watch_every, SELDOM)
         if look.scan is not None and look.scan.ended:
-            look.scan_due = look.scan.error is not None
-            look.scan_after = time.monotonic() + min(backend.watch_every, SELDOM)
+            if look.scan.error is not None:
+                look.scan_due |= look.scan.kind == "refresh"
+                look.told = True
+                look.scan_after = seldom
             look.scan = None
-        due = look.scan_due and time.monotonic() >= look.scan_after
-        if due and look.scan is None and volumes.pool.outage is None:
-            with suppress(StorageError):
-                look.scan = volumes.scans.request()
-                look.scan.on_end(self._wake.set)
+        due = look.scan_due or look.told
+        if not due or look.scan is not None or volumes.pool.outage is not None:
+            return math.inf
+        if now < look.scan_after:
+            return look.scan_after
+        look.scan_after = seldom  # unless it can be begun
+        loud, look.told = look.scan_due, False
+        try:
+            scan = volumes.scans.request() if loud else rescan(volumes, self._services.events)
+        except StorageError:
+            look.told = True
+            return look.scan_after
+        look.scan, look.scan_due, look.scan_after = scan, False, now + _APART
+        scan.on_end(self._wake.set)
+        return math.inf
 
     def _release(self, volumes: Volumes) -> None:
         """End jobs that have been stuck for too long, so that nobody waits for them any more.

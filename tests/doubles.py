@@ -16,9 +16,19 @@ from typing import Any, ClassVar
 
 import pytest
 
-from storaged.backend import Backend, Descriptor, Figures, Host, ImageSource, Refresh, Sink, Source
+from storaged.backend import (
+    Backend,
+    Descriptor,
+    Figures,
+    HasSnapshots,
+    Host,
+    ImageSource,
+    Refresh,
+    Sink,
+    Source,
+)
 from storaged.backends.dir import Dir
-from storaged.errors import Domain, StorageError
+from storaged.errors import Domain, OperationInvalid, StorageError
 from storaged.formats.checkreport import CheckReport
 from storaged.formats.handle import Handle
 from storaged.imaging import ConvertOptions
@@ -183,6 +193,28 @@ def make_double(kind: str = "double") -> tuple[type[Backend], Control]:
                               "control": control}
     )  # fmt: skip
     return made, control
+
+
+class Layered(Double, HasSnapshots):
+    """A pool whose volumes can have snapshots; the tests make them."""
+
+    #: the snapshots of volumes, by the names of those
+    snapshots: ClassVar[dict[str, list[str]]]
+
+    def delete(
+        self, volume: VolumeRecord, job: Job[Any], *, force: bool = False, snapshots: bool = False
+    ) -> None:
+        if snapshots:
+            self.snapshots.pop(volume.name, None)
+        if kept := self.snapshots.get(volume.name):
+            raise OperationInvalid(f"volume '{volume.name}' has snapshots: {', '.join(kept)}")
+        super().delete(volume, job, force=force)
+
+
+def make_layered(kind: str = "layered") -> type[Layered]:
+    """Return a backend class for a pool type whose volumes can have snapshots."""
+    made = {"descriptor": Descriptor(kind), "control": Control(), "snapshots": {}}
+    return type("Layered", (Layered,), made)
 
 
 class Shelf(Backend):

@@ -132,9 +132,17 @@ def volume_document(name: str, capacity: int | None, wish: Mapping[str, Any]) ->
     return Element("volume", children=tuple(parts)).document()
 
 
+def _host(text: str) -> Element:
+    """Return the ``<host>`` for NAME or NAME:PORT; an IPv6 address with a port has brackets."""
+    name, _, port = text.rpartition(":")
+    if name and port.isdecimal() and port.isascii() and (":" not in name or name.endswith("]")):
+        return Element("host", (("name", name), ("port", port)))
+    return Element("host", (("name", text),))
+
+
 def _source(options: PoolOptions) -> Iterator[Element]:
     for host in options.source_host:
-        yield Element("host", (("name", host),))
+        yield _host(host)
     if options.source_path:
         yield Element("dir", (("path", options.source_path),))
     for device in options.source_dev:

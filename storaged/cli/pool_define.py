@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _POSITIONAL = ("source_host", "source_path", "source_dev", "source_name", "target")
 
 _SOURCE_OPTIONS: tuple[tuple[str, bool, str], ...] = (
-    ("--source-host", True, "Server of the source; repeat it for several."),
+    ("--source-host", True, "Server of the source, HOST or HOST:PORT; repeat it for several."),
     ("--source-path", False, "Directory on the server, or path of the source."),
     ("--source-dev", True, "Device of the source; repeat it for several."),
     ("--source-name", False, "Name of the source, such as a volume group."),
@@ -106,6 +106,8 @@ def define(call: Invocation, file: str, validate: bool) -> None:
         "storagectl pool define-as vms dir --target /srv/vms",
         "storagectl pool define-as nas netfs --source-host nas --source-path /vms --target /mnt",
         "storagectl pool define-as vg0 logical --source-dev /dev/sdb --source-name vg0",
+        "storagectl pool define-as ceph rbd --source-host mon1 --source-host '[fd00::2]:6789'"
+        " --source-name rbd --auth-type ceph --auth-username libvirt --secret-usage ceph",
         "storagectl pool define-as vms dir - - - - /srv/vms",
     ),
 )

@@ -118,13 +118,15 @@ def wipe(call: Invocation, volume: str, pool: str | None, algorithm: str, force:
     examples=(
         "storagectl vol delete web1.qcow2 --pool default",
         "storagectl vol delete default/web1.qcow2",
+        "storagectl vol delete ceph/web1 --snapshots",
     ),
 )
 @volume_argument
 @pool_option
 @force_option
+@click.option("--snapshots", is_flag=True, help="With the snapshots it has: in pools of type rbd.")
 @click.pass_obj
-def delete(call: Invocation, volume: str, pool: str | None, force: bool) -> None:
+def delete(call: Invocation, volume: str, pool: str | None, force: bool, snapshots: bool) -> None:
     """Delete a volume.
 
     Asks nothing. It is refused while a virtual machine has the volume open, and while other volumes
@@ -133,5 +135,5 @@ def delete(call: Invocation, volume: str, pool: str | None, force: bool) -> None
     with call.change() as storage:
         found = find_volume(storage, volume, pool)
         gone = {"name": found.name, "pool": found.pool.name, "key": found.key, "path": found.path}
-        call.follow(found.delete(force=force, wait=False))
+        call.follow(found.delete(force=force, snapshots=snapshots, wait=False))
         call.emit({"action": "deleted", "volume": gone}, f"volume {gone['name']} deleted")

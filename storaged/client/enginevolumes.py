@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PREALLOC_METADATA, _REFLINK, _VALIDATE = 1, 2, 4
 _ALLOCATE, _DELTA, _SHRINK = 1, 2, 4
 _SPARSE = 1
+_WITH_SNAPSHOTS = 2
 
 
 class RemoteVolumes(RemoteImages):
@@ -138,8 +139,10 @@ class RemoteVolumes(RemoteImages):
         flags = _clone_flags(reflink, preallocate_metadata)
         return self._copy(pool, text, None, source, flags, options)
 
-    def volume_delete(self, ref: VolumeRef, *, force: bool = False) -> Job[None]:
-        wish = storage.VolFlagsArgs(volume_record(ref))
+    def volume_delete(
+        self, ref: VolumeRef, *, force: bool = False, snapshots: bool = False
+    ) -> Job[None]:
+        wish = storage.VolFlagsArgs(volume_record(ref), _WITH_SNAPSHOTS if snapshots else 0)
         return self._on_volume("delete", ref, storage.VOL_DELETE, wish, force)
 
     def volume_resize(

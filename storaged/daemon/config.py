@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from storaged.daemon.configfile import ConfigError, Setting, parse
-from storaged.errors import system_errors
-from storaged.paths import printable
+from storaged.errors import InvalidArgument, system_errors
+from storaged.paths import printable, require_program
 from storaged.server.limits import ServerLimits
 
 
@@ -59,6 +59,7 @@ class Settings:
     log_filters: str = ""
     log_outputs: str = ""
     protect_backing: int = 0
+    rbd_python: str | None = None
     keepalive_interval: int = 5
     keepalive_count: int = 5
     admin_keepalive_interval: int = 5
@@ -102,7 +103,7 @@ _NUMBERS = {
     "admin_keepalive_count": 0,
 }
 _NUMBER_LIMIT = (1 << 31) - 1
-_STRINGS = ("unix_sock_group", "unix_sock_dir", "log_filters", "log_outputs")
+_STRINGS = ("unix_sock_group", "unix_sock_dir", "log_filters", "log_outputs", "rbd_python")
 _MODES = ("unix_sock_ro_perms", "unix_sock_rw_perms", "unix_sock_admin_perms")
 _AUTHS = ("auth_unix_ro", "auth_unix_rw")
 
@@ -154,8 +155,9 @@ def read(text: str, name: str) -> Loaded:
                 values[setting.key] = _value(setting)
             elif not _is_unused(setting):
                 warnings.append(f"{name}: line {setting.line}: unknown setting '{setting.key}'")
-        except ValueError as err:
-            raise ConfigError(f"{name}: line {setting.line}: {err}") from err
+        except (ValueError, InvalidArgument) as err:
+            why = err.detail if isinstance(err, InvalidArgument) else err
+            raise ConfigError(f"{name}: line {setting.line}: {why}") from err
     lines = {setting.key: setting.line for setting in settings.values()}
     loaded = dataclasses.replace(
         Settings(file=name, lines=lines),
@@ -203,7 +205,9 @@ def _value(setting: Setting) -> object:
         raise ValueError(f"'{key}' holds a character that cannot stand there")
     if key == "unix_sock_dir" and not value.startswith("/"):
         raise ValueError(f"'{key}' must be an absolute path")
-    return value or None if key.startswith("unix_sock") else value
+    if key == "rbd_python" and value:
+        require_program(key, value)
+    return value or None if key not in ("log_filters", "log_outputs") else value
 
 
 def _number(key: str, value: object) -> int:

@@ -105,6 +105,7 @@ class Program:
             watch=True,
             kind=EngineKind.DAEMON,
             socket=os.fspath(served),
+            rbd_python=loaded.settings.rbd_python,
         )
         for problem in driver.problems():
             _log.warning("%s", problem)

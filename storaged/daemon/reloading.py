@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 #: What holds from the next start only.
 _FIXED = (
     *("unix_sock_group", "unix_sock_ro_perms", "unix_sock_rw_perms", "unix_sock_admin_perms"),
-    *("unix_sock_dir", "auth_unix_ro", "auth_unix_rw"),
+    *("unix_sock_dir", "auth_unix_ro", "auth_unix_rw", "rbd_python"),
     *("max_queued_clients", "admin_max_queued_clients"),
 )
 

@@ -42,6 +42,9 @@ _REFLINK: Final = 2
 _VALIDATE: Final = 4
 #: A flag of the figures of a volume.
 _PHYSICAL: Final = 1
+#: Flags of a delete.
+_ZEROED: Final = 1
+_WITH_SNAPSHOTS: Final = 2
 #: Flags of a resize.
 _ALLOCATE: Final = 1
 _DELTA: Final = 2
@@ -181,20 +184,33 @@ def made(ref: VolumeRef) -> VolRet:
 
 
 def _delete(session: Session, args: VolFlagsArgs, force: bool) -> Begun:
-    return _delete_with(session, args, force, protect=session.shared.protect_backing)
+    protect = session.shared.protect_backing
+    return _delete_with(session, args, force, protect=protect, known=0)
 
 
 def _delete_protected(session: Session, args: VolFlagsArgs, force: bool) -> Begun:
-    return _delete_with(session, args, force, protect=True)
+    # where there are no snapshots, the driver says so
+    return _delete_with(session, args, force, protect=True, known=_WITH_SNAPSHOTS)
 
 
-def _delete_with(session: Session, args: VolFlagsArgs, force: bool, *, protect: bool) -> Begun:
+def _delete_with(
+    session: Session, args: VolFlagsArgs, force: bool, *, protect: bool, known: int
+) -> Begun:
+    """Delete a volume.
+
+    :param known: the flags that all types of pools know.
+    """
     driver = session.driver
     ref = volume_ref(driver, args.vol)
     if args.flags:
         driver.volume_path(ref)  # that there is none is said first
-        refuse_unknown(args.flags, 0, "virStorageBackendVolDeleteLocal")
-    return Begun(driver.volume_delete(ref, force=force, protect=protect))
+        function = "virStorageBackendVolDeleteLocal"
+        if driver.has_snapshots(ref.pool):
+            # libvirt's only type with them; it takes the other flag as well, which does nothing
+            function, known = "virStorageBackendRBDDeleteVol", _ZEROED | _WITH_SNAPSHOTS
+        refuse_unknown(args.flags, known, function)
+    snapshots = bool(args.flags & _WITH_SNAPSHOTS)
+    return Begun(driver.volume_delete(ref, force=force, snapshots=snapshots, protect=protect))
 
 
 def _resize(session: Session, args: VolResizeArgs, force: bool) -> Begun:

@@ -50,6 +50,25 @@ def test_several_devices_and_hosts():
     assert root.xpath("source/device/@path") == ["/dev/a", "/dev/b'<"]
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "port"),
+    [
+        ("mon1", "mon1", None),
+        ("mon1:6789", "mon1", "6789"),
+        ("[fd00::2]:6789", "[fd00::2]", "6789"),
+        ("[fd00::2]", "[fd00::2]", None),
+        ("fd00::2", "fd00::2", None),
+        ("mon1:", "mon1:", None),
+        ("mon1:x", "mon1:x", None),
+        (":6789", ":6789", None),
+    ],
+)
+def test_a_host_may_have_a_port(given: str, name: str, port: str | None):
+    root = etree.fromstring(pool_document("rbd", "p", PoolOptions(source_host=("a", given))))
+    assert root.xpath("source/host/@name") == ["a", name]
+    assert root.xpath("source/host/@port") == ([port] if port else [])
+
+
 def test_what_to_look_for():
     assert source_document(None, None, None) is None
     assert source_document("nas", "2049", "iqn.x") == (

@@ -69,6 +69,13 @@ def test_unsupported(pool: Ctl):
     pool.error("vol", "create-as", "t", "a", "1M", "--format", "nonsense", status=9)
 
 
+def test_snapshots_where_there_are_none(pool: Ctl):
+    pool.out("vol", "create-as", "t", "a", "1M")
+    text = pool.error("vol", "delete", "t/a", "--snapshots", status=9)
+    assert "storage pool does not support snapshots of volumes" in text
+    assert (pool.images / "a").exists()
+
+
 def test_no_space(pool: Ctl):
     text = pool.error("vol", "create-as", "t", "a", "4E", "--allocation", "4E", status=10)
     assert text.startswith("error: ")

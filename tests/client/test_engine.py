@@ -284,6 +284,15 @@ def test_what_only_storaged_has(remote: Storage, images: Pool):
     volume.delete(force=True)
 
 
+def test_snapshots_where_there_are_none(remote: Storage, images: Pool):
+    volume = images.create("v", 4096)
+    said = "unsupported flags" if is_plain(remote) else "does not support snapshots of volumes"
+    with pytest.raises(storaged.StorageError, match=said):
+        volume.delete(snapshots=True)
+    assert images.names() == ["v"]
+    volume.delete()
+
+
 def test_reading_only(uri: str, images: Pool):
     if "libvirt-sock" in uri:
         uri = uri.replace("libvirt-sock", "libvirt-sock-ro")

@@ -174,6 +174,7 @@ def test_addresses_without_a_mode(tmp_path: Path) -> None:
         ('unix_sock_rw_perms = "0770"', "which unix_sock_group does not name"),
         ('unix_sock_group = "no such group"', "there is no group"),
         ('log_outputs = "1:file:relative"', "must be absolute"),
+        ('rbd_python = "/none"', "'rbd_python' must be the absolute path of a program"),
         ("max_clients = ", "line 1: expected a value"),
     ],
 )

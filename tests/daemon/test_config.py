@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ def test_values_are_typed() -> None:
         read("protect_backing = 2", "f")
 
 
+def test_an_interpreter_that_is_none_stops_the_start(tmp_path: Path) -> None:
+    assert read(f'rbd_python = "{sys.executable}"', "f").settings.rbd_python == sys.executable
+    assert read('rbd_python = ""', "f").settings.rbd_python is None
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    for path in (plain, tmp_path, tmp_path / "none", "python3"):
+        with pytest.raises(ConfigError) as caught:
+            read(f'\nrbd_python = "{path}"', "f")
+        assert caught.value.detail == (
+            f"f: line 2: 'rbd_python' must be the absolute path of a program, which '{path}' is not"
+        )
+
+
 def test_unknown_settings_are_reported_with_their_line() -> None:
     loaded = read("max_clients = 7\n\nmax_clientz = 8\nfuture = [ 1 ]\n", "f")
     assert loaded.settings.max_clients == 7
@@ -158,6 +172,7 @@ def test_what_cannot_be_honoured_stops_the_start(text: str, key: str) -> None:
         "auth_unix_rw = 1",
         "log_filters = [ ]",
         "host_uuid = 1",
+        "rbd_python = 3",
         'ovs_timeout = "5"',
         "min_workers = 9\nmax_workers = 8",
     ],
@@ -192,6 +207,6 @@ def test_the_sample_names_every_setting_with_its_default() -> None:
     names = set(Settings.__slots__) - {"file", "lines"}
     assert names <= set(loaded.settings.lines)
     unset = {"unix_sock_group", "unix_sock_dir", "auth_unix_rw", "auth_unix_ro"}
-    unset |= {"unix_sock_rw_perms", "log_filters", "log_outputs"}
+    unset |= {"unix_sock_rw_perms", "log_filters", "log_outputs", "rbd_python"}
     for name in names - unset:
         assert getattr(loaded.settings, name) == getattr(Settings(), name), name

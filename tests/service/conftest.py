@@ -23,7 +23,7 @@ from storaged.rpc.remoteerror import RemoteError
 from storaged.rpc.storage import StoragePool, StorageVol
 from storaged.service import Opened, Service, Session
 from storaged.worker import Limits
-from tests.doubles import PATIENCE, Control, Shelf, make_double
+from tests.doubles import PATIENCE, Control, Shelf, make_double, make_layered
 
 #: No pool has this uuid.
 NOWHERE = StoragePool("nowhere", b"1" * 16)
@@ -139,7 +139,7 @@ def driver(tmp_path: Path, double: Double, limits: Limits) -> Iterator[Driver]:
         Paths.below(tmp_path / "root"),
         durability=Durability.NONE,
         lock_timeout=0,
-        registry=Registry({"double": double.backend, "shelf": Shelf}),
+        registry=Registry({"double": double.backend, "layered": make_layered(), "shelf": Shelf}),
         limits=limits,
     )
     yield made

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from storaged.backend import Host
 from storaged.errors import ResourceBusy, StorageError
 from storaged.job import Job
 from storaged.model import PoolDef
@@ -141,6 +142,25 @@ def test_a_missing_plug_in(engine: Engine, storage: Storage) -> None:
     }
     assert changed <= {"driver.pid", "autostarted"}
     assert engine.open().pool("running").active
+
+
+def test_the_interpreter_for_ceph(engine: Engine, tmp_path: Path) -> None:
+    with refused(8) as caught:
+        engine.open(rbd_python=tmp_path)
+    assert f"absolute path of a program, which '{tmp_path}' is not" in str(caught.value)
+    assert not engine.root.exists()
+    hosts = []
+
+    class Asking(engine.backend):  # type: ignore[misc, name-defined]
+        def __init__(self, definition: PoolDef, host: Host) -> None:
+            super().__init__(definition, host)
+            hosts.append(host.rbd_python)
+
+    with engine.open(backends={"double": Asking}) as storage:
+        engine.pool(storage=storage)
+    engine.open(backends={"double": Asking}, rbd_python=Path(sys.executable))
+    assert hosts[0] is None
+    assert hosts[-1] == sys.executable
 
 
 def test_corrupt_files_are_reported_and_left(engine: Engine, storage: Storage) -> None:

@@ -13,7 +13,7 @@ from storaged.poolhandle import Pool
 from storaged.settings import PoolPolicy
 from storaged.storage import Storage
 from storaged.volumehandle import Volume
-from tests.doubles import PATIENCE, refused
+from tests.doubles import PATIENCE, make_layered, refused
 from tests.formats import cryptsetup
 from tests.storaged.conftest import Engine, driver_of, idle
 
@@ -51,6 +51,24 @@ def test_resize(pool: Pool) -> None:
     with refused(9, "operation failed: Not enough space left in storage pool"):
         volume.resize(1 << 60, allocate=True)
     assert volume.info().capacity == 4096
+
+
+def test_delete_with_snapshots(engine: Engine) -> None:
+    kind = make_layered()
+    storage = engine.open(backends={"layered": kind, "double": engine.backend})
+    pool = engine.pool("l", "layered", storage)
+    volume = pool.create("v", 4096)
+    kind.snapshots["v"] = ["one"]
+    with refused(55):
+        volume.delete()
+    assert pool.names() == ["v"]
+    volume.delete(snapshots=True)
+    assert (pool.names(), idle(pool)) == ([], True)
+    other = engine.pool("p", "double", storage).create("w", 4096)
+    with refused(3) as caught:
+        other.delete(snapshots=True)
+    assert caught.value.detail == "storage pool does not support snapshots of volumes"
+    assert Path(other.path).exists()
 
 
 def test_a_delta_is_added_to_what_is_there_now(pool: Pool) -> None:
