@@ -7,6 +7,7 @@ BUILTIN = {
     "netfs": "storaged.backends.netfs:Netfs",
     "logical": "storaged.backends.logical:Logical",
     "iscsi": "storaged.backends.iscsi:Iscsi",
+    "rbd": "storaged.backends.rbd:Rbd",
 }
 
 #: Directories in which a pool type notes what it changes on this host beside its pools. An engine

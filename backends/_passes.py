@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from storaged.backend import WipeAlgorithm
-from storaged.formats.file import FileHandle
+from storaged.formats.handle import Handle
 
 #: Bytes in a piece: a multiple of three, because some of Gutmann's patterns have three bytes.
 _PIECE = 3 << 18
@@ -63,7 +63,7 @@ PASSES: dict[WipeAlgorithm, tuple[Pass, ...]] = {
 
 
 def run_pass(
-    handle: FileHandle,
+    handle: Handle,
     stretches: Iterable[tuple[int, int]],
     one: Pass,
     moved: Callable[[int], None],

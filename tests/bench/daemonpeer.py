@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.pairs import Rows
+
 libvirt: Any = importlib.import_module("libvirt")
 
 PIECE = 262_120
@@ -186,46 +188,12 @@ def _at_once(works: list[Callable[[], None]]) -> None:
         thread.join()
 
 
-class Rows:
-    """Runs of one thing on both daemons in turn."""
-
-    def __init__(self, sides: list[Side], rounds: int) -> None:
-        self._sides = sides
-        self._rounds = rounds
-
-    def time(
-        self,
-        name: str,
-        work: Callable[[Side], object],
-        *,
-        before: Callable[[Side], object] = lambda _: None,
-        share: int = 1,
-    ) -> None:
-        """Print how long *work* takes, as a share of what it does."""
-
-        def run(side: Side) -> float:
-            before(side)
-            start = time.perf_counter()
-            work(side)
-            return (time.perf_counter() - start) * 1000 / share
-
-        self.value(name, run)
-
-    def value(self, name: str, run: Callable[[Side], float], unit: str = "ms") -> None:
-        times: list[list[float]] = [[], []]
-        for number in range(self._rounds):
-            # who is first changes from round to round
-            for which in (0, 1) if number % 2 else (1, 0):
-                times[which].append(run(self._sides[which]))
-        print(json.dumps({"name": name, "unit": unit, "times": times}), flush=True)
-
-
 def main() -> None:
     """Measure all rows."""
     task = json.loads(sys.argv[1])
     sizes = Sizes(**task["sizes"])
     sides = [Side(uri, pid, directory, sizes) for uri, pid, directory in task["sides"]]
-    rows = Rows(sides, sizes.rounds)
+    rows: Rows[Side] = Rows(sides, sizes.rounds)
     _ask(rows, sizes)
     _scan(rows, sizes)
     _make(rows, sizes)
@@ -240,12 +208,12 @@ def _late(side: Side) -> float:
     return times[int(len(times) * 0.99)]
 
 
-def _ask(rows: Rows, sizes: Sizes) -> None:
+def _ask(rows: Rows[Side], sizes: Sizes) -> None:
     rows.time(f"{sizes.calls} pool infos, 1 client", lambda side: side.ask(1))
     rows.time(f"{sizes.calls} pool infos, 8 clients each", lambda side: side.ask(8))
 
 
-def _scan(rows: Rows, sizes: Sizes) -> None:
+def _scan(rows: Rows[Side], sizes: Sizes) -> None:
     def stopped(side: Side) -> None:
         if side.images.isActive():
             side.images.destroy()
@@ -258,7 +226,7 @@ def _scan(rows: Rows, sizes: Sizes) -> None:
     rows.time(f"{sizes.asked} look-ups by path", lambda s: s.by_path(), before=lambda s: s.some())
 
 
-def _make(rows: Rows, sizes: Sizes) -> None:
+def _make(rows: Rows[Side], sizes: Sizes) -> None:
     for format in ("raw", "qcow2", "vmdk"):
         rows.time(
             f"create {format}",
@@ -279,7 +247,7 @@ def _make(rows: Rows, sizes: Sizes) -> None:
     )
 
 
-def _transfer(rows: Rows) -> None:
+def _transfer(rows: Rows[Side]) -> None:
     rows.time("upload", lambda side: side.upload(), before=lambda side: side.data())
     rows.time("download", lambda side: side.download())
     rows.time("clone, raw to raw", lambda side: side.clone(), before=lambda side: side.clear())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 from pathlib import Path
 
 from tests.bench.images import Template, fill
 from tests.bench.measure import Report, Row
 from tests.clients.daemons import SYSTEM_PYTHON
-from tests.daemon.running import storaged_daemon
+from tests.daemon.running import PROJECT, storaged_daemon
 from tests.storaged.libvirtd import libvirtd
 
 ROUNDS = 5
@@ -59,28 +58,16 @@ def _measured(sides: list[tuple[str, int, str]]) -> list[str]:
         "creates": CREATES,
         "transfer": TRANSFER,
     }
-    script = Path(__file__).with_name("daemonpeer.py")
     task = json.dumps({"sizes": sizes, "sides": sides})
-    command = [SYSTEM_PYTHON, str(script), task]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = [SYSTEM_PYTHON, "-m", "tests.bench.daemonpeer", task]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=PROJECT)
     return done.stdout.splitlines()
 
 
 def _row(line: str) -> Row:
     """Return a row whose ratio is the median of those of the pairs."""
     found = json.loads(line)
-    name, (theirs, ours) = found["name"], found["times"]
-    ratios = [our / max(their, 1e-9) for their, our in zip(theirs, ours, strict=True)]
-    median = statistics.median(ours)
-    reference = median / max(statistics.median(ratios), 1e-9)
+    name = found["name"]
     share = next((share for start, share in SHARES.items() if name.startswith(start)), SLOWER)
     bound = next((bound for start, bound in BOUNDS.items() if name.startswith(start)), None)
-    return Row(
-        f"socket: {name}",
-        median,
-        min(ours),
-        len(ours),
-        found["unit"],
-        reference=round(reference, 3),
-        goal=round(bound or share * reference, 3),
-    )
+    return Row.of_pairs(found | {"name": f"socket: {name}"}, share, bound=bound)

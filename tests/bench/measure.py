@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import storaged
+from tests.bench.pairs import Found
 
 Durability = Literal["full", "none"]
 DURABILITIES: tuple[Durability, ...] = ("none", "full")
@@ -20,7 +21,7 @@ DURABILITIES: tuple[Durability, ...] = ("none", "full")
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: the median and the least of *count* runs, in *unit*."""
+    """One figure: the median and the best of *count* runs, in *unit*."""
 
     name: str
     median: float
@@ -31,8 +32,34 @@ class Row:
     durability: str = ""
     #: the same work by libvirt's C daemon, or by qemu-img
     reference: float | None = None
-    #: what the median must not exceed
+    #: what the median must not exceed, or must reach where more is better
     goal: float | None = None
+    more: bool = False
+
+    @classmethod
+    def of_pairs(
+        cls, found: Found, share: float | None, *, bound: float | None = None, more: bool = False
+    ) -> Row:
+        """Return a row whose ratio is the median of those of the pairs.
+
+        :param share: what of the others' figure is the goal, None for no goal.
+        :param bound: the goal whatever theirs is.
+        """
+        theirs, ours = found["times"]
+        ratios = [our / max(their, 1e-9) for their, our in zip(theirs, ours, strict=True)]
+        median = statistics.median(ours)
+        reference = median / max(statistics.median(ratios), 1e-9)
+        goal = bound if bound is not None or share is None else share * reference
+        return cls(
+            found["name"],
+            median,
+            max(ours) if more else min(ours),
+            len(ours),
+            found["unit"],
+            reference=round(reference, 3),
+            goal=None if goal is None else round(goal, 3),
+            more=more,
+        )
 
     @property
     def ratio(self) -> float | None:
@@ -42,7 +69,9 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the goal is met; None if there is none."""
-        return None if self.goal is None else self.median <= self.goal
+        if self.goal is None:
+            return None
+        return self.median >= self.goal if self.more else self.median <= self.goal
 
 
 @dataclass

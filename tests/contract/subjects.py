@@ -5,6 +5,7 @@ A new backend enters by one line in `SUBJECTS` and a function that gives a pool 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,11 @@ import pytest
 
 from storaged.backend import Backend
 from storaged.backends import BUILTIN
+from storaged.poolxml import parse_pool
 from storaged.registry import Registry
+from tests.backends.rbdpools import pool_xml
+from tests.ceph.cluster import Cluster
+from tests.ceph.fixtures import CephPools
 from tests.kernel.iscsi import Lio
 from tests.kernel.nfs import NfsServer
 from tests.kernel.programs import run
@@ -30,11 +35,32 @@ class Ground:
     :param xml: the pool's definition, by the name of "ground".
     :param overwrite: how to build it.
     :param given: the volumes that are there from the first, for types that cannot make any.
+    :param entries: gives the names of all that is in the storage; None: those in the target.
+    :param peek: returns bytes of what is at a volume's path, by offset and length; None: it is a
+        file.
     """
 
     xml: str
     overwrite: bool | None = None
     given: int = 0
+    entries: Callable[[], list[str]] | None = None
+    peek: Callable[[str, int, int], bytes] | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of all that is in the storage, beside volumes too."""
+        if self.entries is not None:
+            return self.entries()
+        target = parse_pool(self.xml).target
+        assert target is not None
+        return os.listdir(target)  # noqa: PTH208
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Return bytes of a volume, not by way of us."""
+        if self.peek is not None:
+            return self.peek(path, offset, length)
+        with Path(path).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +71,7 @@ class Subject:
     :param fixtures: the names of those that *prepare* takes, beside `tmp_path`.
     :param features: of the kernel, as the marker takes them.
     :param formats: those that volumes are made in, None for types whose volumes have none.
+    :param shows: whether this host can see by itself that a pool is active.
     :param builder: the tool that makes what is there after a build, and its command if it has some.
     """
 
@@ -55,6 +82,7 @@ class Subject:
     features: tuple[str, ...] = ()
     formats: tuple[str | None, ...] = ("raw", "qcow2")
     builder: tuple[str, ...] = ()
+    shows: bool = True
 
     @property
     def backend(self) -> type[Backend]:
@@ -125,6 +153,17 @@ def _target_of_lio(place: Path, lio: Lio, initiator: object) -> Iterator[Ground]
     yield Ground(_pool("iscsi", source, "/dev/disk/by-path"), given=len(images))
 
 
+@contextmanager
+def _ceph_pool(place: Path, cluster: Cluster, pools: CephPools) -> Iterator[Ground]:
+    pool = pools(cluster)
+
+    def read(path: str, offset: int, length: int) -> bytes:
+        return pool.image(path.partition("/")[2]).read(offset, length)
+
+    xml = pool_xml(cluster, pool.name, name="ground")
+    yield Ground(xml, entries=lambda: pool.images() + pool.trash(), peek=read)
+
+
 #: One line a pool type; some types have several kinds of storage.
 SUBJECTS = (
     Subject("dir", "dir", _directory),
@@ -146,6 +185,7 @@ SUBJECTS = (
         *("iscsi", "iscsi", _target_of_lio, ("lio", "initiator"), ("iscsi", "lio", "udev")),
         formats=(None,),
     ),
+    Subject("rbd", "rbd", _ceph_pool, ("ceph_open", "ceph_pools"), formats=("raw",), shows=False),
 )
 
 

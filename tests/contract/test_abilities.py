@@ -60,7 +60,7 @@ def test_by_another_instance(subject: Subject, ground: Ground) -> None:
         hold_as_before(first, second)
         if isinstance(first, CreatesVolumes):
             first.create(first.plan(VolumeDef("volume", 8 * MIB)), new_job())
-        assert second.check()
+        assert second.check() == subject.shows
         found = second.refresh({}, new_job()).volumes
         assert first.refresh({}, new_job()).volumes == found
         check_looks(second, found)

@@ -198,14 +198,15 @@ def work_on_volume(client: Virsh, subject: Subject, name: str, path: str, place:
         assert capacity == _LARGER
     described = parse_volume(told["vol-dumpxml"], subject.kind, validate=True)
     assert (described.name, described.path, described.capacity) == (name, path, capacity)
-    steps = [
+    if subject.can(ClonesVolumes):
+        client.run(
+            Step(f"vol-download copy --pool ground --file {copied} --length {len(data)}"),
+            Step("vol-delete copy --pool ground"),
+        )
+    client.run(
         Step(f"vol-wipe {at}", Wipes),
         Step(f"vol-download {at} --file {wiped} --length {len(data)}", Transfers),
-    ]
-    if subject.can(ClonesVolumes):
-        steps.append(Step(f"vol-download copy --pool ground --file {copied} --length {len(data)}"))
-        steps.append(Step("vol-delete copy --pool ground"))
-    client.run(*steps)
+    )
     if subject.can(Wipes) and subject.can(Transfers):
         assert not any(wiped.read_bytes())
     if subject.can(ClonesVolumes):

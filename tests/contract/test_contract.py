@@ -236,9 +236,7 @@ def check_cancel(case: Case, name: str, job: Job[Volume]) -> None:
     assert name not in case.pool.names()
     case.pool.refresh()
     assert name not in case.pool.names()
-    target = case.pool.definition().target
-    assert target is not None
-    assert not [entry for entry in os.listdir(target) if name in entry or ".part" in entry]  # noqa: PTH208
+    assert not [entry for entry in case.ground.names() if name in entry or ".part" in entry]
 
 
 def check_what_it_lacks(case: Case, volume: Volume) -> None:
