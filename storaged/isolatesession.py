@@ -338,7 +338,9 @@ def _how(status: int | None, said: str) -> str:
         with suppress(ValueError):
             how += f" ({signal.Signals(-status).name})"
     lines = said.splitlines()
-    return f"{how}: {lines[-1]}" if lines and status else how
+    # what has aborted says why, and then where it was
+    telling = [line for line in lines if "assert" in line or "terminate called" in line]
+    return f"{how}: {(telling or lines)[-1]}" if lines and status else how
 
 
 def _tell(hear: Listener, name: str, fact: Any) -> None:

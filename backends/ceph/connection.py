@@ -24,6 +24,11 @@ _SHUT_OUT = 120
 #: The option that says how long a connection may take to come about, and what it is otherwise.
 _PATIENCE, _DEFAULT_PATIENCE = "client_mount_timeout", 10.0
 
+#: What is better otherwise than by default: two threads for all that librados and librbd call back
+#: are soon both taken where operations wait for each other, and half a minute is long for the owner
+#: of a lock to be waited for who has just ended.
+_TUNED = (("librados_thread_count", "8"), ("rbd_request_timed_out_seconds", "10"))
+
 Hear = Callable[[str, Any], None]
 
 
@@ -112,6 +117,9 @@ class Connection:
         options: Sequence[tuple[str, str]],
     ) -> Any:
         cluster = self.rados.Rados(rados_id=user)
+        for name, value in _TUNED:
+            with suppress(self.rados.Error):  # not all versions know all of them
+                cluster.conf_set(name, value)
         given: dict[str, str] = {} if key is None else {"key": key}
         given["auth_supported"] = "none" if key is None else "cephx"
         for name, value in (*given.items(), *options):

@@ -14,12 +14,13 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from storaged.backends.ceph.connection import DIRECTORY, Connection
+from storaged.backends.ceph.objectmap import has_changed, states_of, used_of
 
 #: The image itself, and not one of its snapshots.
 HEAD = 2**64 - 2
@@ -31,6 +32,8 @@ _PROTECTED = 2
 #: writes all into memory that was thought to be enough; so nothing is asked together with others
 #: of which nobody knows how long it is.
 _READ = "read"
+#: Lists the ids of an image's snapshots.
+_SNAPSHOTS = "get_snapcontext"
 #: How librados makes an object: it must not be there.
 _EXCLUSIVE = 1
 #: How librados compares a value of an object: it must be equal.
@@ -43,18 +46,15 @@ _LONG = 3600.0
 _MANY = 128
 #: Bytes of a map of objects (16 TiB), and of a list of names or snapshots, at most.
 _LARGEST = 1 << 20
+_ROOM = 1 << 13
+
+_Call = tuple[str, str, bytes]
+#: What an object's method has returned, the number of an error (negative), None: nothing as yet.
+_Answer = bytes | int | None
 #: So many names are asked for at once.
 _PAGE = 1024
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SIZE = struct.Struct("<BQ")
-
-#: Of a byte with the states of four objects: how many exist; which exist; whether one has changed
-#: since the last snapshot. A state is 0: it does not exist, 1: it does, and has changed, 2: it is
-#: about to be removed, 3: it does, and has not changed.
-_STATES = [[byte >> shift & 3 for shift in (6, 4, 2, 0)] for byte in range(256)]
-_COUNT = bytes(sum(state & 1 for state in states) for states in _STATES)
-_EXISTING = bytes(byte & 0b01010101 for byte in range(256))
-_CHANGED = bytes(any(state in (1, 2) for state in states) for states in _STATES)
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,8 @@ class Headers:
     def snapshots(self, number: str) -> list[int]:
         """Return the ids of an image's snapshots, the newest first."""
         header = f"rbd_header.{number}"
-        _, reply = self._ioctx.execute(header, "rbd", "get_snapcontext", b"", _LARGEST)
-        (count,) = _U32.unpack_from(reply, 8)
-        return [_U64.unpack_from(reply, 12 + 8 * place)[0] for place in range(count)]
+        _, reply = self._ioctx.execute(header, "rbd", _SNAPSHOTS, b"", _LARGEST)
+        return _ids(reply)
 
     def state(self, number: str) -> State | None:
         """Return what an image is at this moment, None if it is not there.
@@ -200,24 +199,24 @@ class Headers:
         :raise OSError: it cannot be read.
         """
         header = f"rbd_header.{number}"
-        methods = ("get_size", "get_features", "get_flags")
+        methods = ("get_size", "get_features", "get_flags", _SNAPSHOTS)
+        answers = self._begin([(header, each, _arguments(each)) for each in methods], _LONG)
+        objects, version = None, 0
+        with suppress(self._rados.Error):
+            objects, version = self._connection.read_versioned(f"rbd_object_map.{number}", _LARGEST)
         found: list[bytes] = []
-        for reply in self._all([(header, each, _arguments(each)) for each in methods], _LONG):
+        for reply in answers(_LONG):
             if reply == -errno.ENOENT:
                 return None
             if not isinstance(reply, bytes):
                 raise _failure(reply)
             found.append(reply)
-        objects, version = None, 0
         features, flags = _U64.unpack_from(found[1])[0], _U64.unpack_from(found[2])[0]
-        if features & FAST_DIFF and not flags & _STALE:
-            with suppress(self._rados.Error):
-                objects, version = self._connection.read_versioned(
-                    f"rbd_object_map.{number}", _LARGEST
-                )
+        if not features & FAST_DIFF or flags & _STALE:
+            objects = None
         facts = _facts(number, found, objects)
-        states = _states(objects) if objects is not None else None
-        return State(facts, features, self.snapshots(number), states, version)
+        states = states_of(objects) if objects is not None else None
+        return State(facts, features, _ids(found[3]), states, version)
 
     def snapshot_to_clone(self, state: State) -> str | None:
         """Return the name of the snapshot that was noted, if it is still what the image is.
@@ -252,7 +251,7 @@ class Headers:
         state = self.state(number)
         if state is None or not state.snapshots or state.objects is None:
             return
-        if not any(state.objects.translate(_CHANGED)):
+        if not has_changed(state.objects):
             self.set_metadata(number, _CLONED, f"{state.snapshots[0]} {state.version} {name}")
 
     def set_metadata(self, number: str, key: str, value: str) -> None:
@@ -299,11 +298,17 @@ class Headers:
             return _texts(reply)[0].decode()
         return None
 
-    def _all(
-        self, calls: Sequence[tuple[str, str, bytes]], patience: float
-    ) -> list[bytes | int | None]:
-        """Ask many things at once; a number is an error, None: there was no answer in time."""
-        replies: list[bytes | int | None] = [None] * len(calls)
+    def _all(self, calls: Sequence[_Call], patience: float) -> list[_Answer]:
+        """Ask many things at once; see `_begin`."""
+        return self._begin(calls, patience)(patience)
+
+    def _begin(self, calls: Sequence[_Call], patience: float) -> Callable[[float], list[_Answer]]:
+        """Ask many things at once; return what waits for the answers.
+
+        librados puts an answer that is longer than its room behind that: nothing may be asked for
+        whose length is not bounded, but by `_READ`, which keeps to it.
+        """
+        replies: list[_Answer] = [None] * len(calls)
         free = threading.Semaphore(_MANY)
         heard = [time.monotonic()]
         count = itertools.count(1)
@@ -320,21 +325,33 @@ class Headers:
 
             return take
 
+        def wait(patience: float) -> list[_Answer]:
+            while calls and not over.wait(max(heard[0] + patience - time.monotonic(), 0)):
+                if time.monotonic() >= heard[0] + patience:
+                    break
+            return replies
+
         for place, (name, method, given) in enumerate(calls):
             if not free.acquire(timeout=patience):
-                return replies
+                return lambda _: replies
             if method == _READ:
                 self._ioctx.aio_read(name, _LARGEST, 0, answered(place))
             else:
-                self._ioctx.aio_execute(name, "rbd", method, given, oncomplete=answered(place))
-        while calls and not over.wait(max(heard[0] + patience - time.monotonic(), 0)):
-            if time.monotonic() >= heard[0] + patience:
-                break
-        return replies
+                room = _LARGEST if method == _SNAPSHOTS else _ROOM
+                self._ioctx.aio_execute(name, "rbd", method, given, room, answered(place))
+        return wait
 
 
 def _arguments(method: str) -> bytes:
+    if method == _SNAPSHOTS:
+        return b""
     return _U64.pack(HEAD) + (b"\1" if method == "get_features" else b"")
+
+
+def _ids(reply: bytes) -> list[int]:
+    """Return the ids of snapshots, the newest first."""
+    (count,) = _U32.unpack_from(reply, 8)
+    return [_U64.unpack_from(reply, 12 + 8 * place)[0] for place in range(count)]
 
 
 def _facts(number: str, said: Sequence[bytes], state: bytes | int | None) -> Facts:
@@ -345,35 +362,13 @@ def _facts(number: str, said: Sequence[bytes], state: bytes | int | None) -> Fac
     if size == 0:
         return Facts(number, size, order, 0)
     known = features & FAST_DIFF and not flags & _STALE and isinstance(state, bytes)
-    states = _states(state) if known else None  # type: ignore[arg-type]
-    return Facts(number, size, order, None if states is None else _used(states, size, order))
+    states = states_of(state) if known else None  # type: ignore[arg-type]
+    return Facts(number, size, order, None if states is None else used_of(states, size, order))
 
 
 def _failure(reply: int | None) -> OSError:
     number = errno.ETIMEDOUT if reply is None else -reply
     return OSError(number, os.strerror(number))
-
-
-def _used(objects: bytes, size: int, order: int) -> int:
-    """Return the bytes of the objects that exist; the last one counts as far as the image goes."""
-    used = sum(objects.translate(_COUNT)) << order
-    last, left = (size - 1) >> order, size & ((1 << order) - 1)
-    place, shift = divmod(last, 4)
-    if left and place < len(objects) and objects[place] >> (6 - 2 * shift) & 1:
-        used -= (1 << order) - left
-    return min(used, size)  # the last objects of a striped image are not full either
-
-
-def _states(reply: bytes) -> bytes | None:
-    """Return the states of a map of objects, two bits each, the first ones uppermost.
-
-    None: there are more than were read.
-    """
-    (head,) = _U32.unpack_from(reply)
-    (count,) = _U64.unpack_from(reply, 10)
-    start = 4 + head
-    states = reply[start : start + -(-count // 4)]
-    return None if len(states) * 4 < count else states
 
 
 def _pair(key: str, value: str) -> bytes:
