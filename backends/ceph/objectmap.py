@@ -1,6 +1,6 @@
 """Maps of objects: which of an image's objects exist, and which have changed since a snapshot.
 
-Source: Ceph's RBD image format 2: its features object-map and fast-diff, and how it encodes such maps.
+Source: Ceph's RBD image format 2: its features object-map and fast-diff, and their encoding.
 """
 
 from __future__ import annotations
