@@ -57,10 +57,13 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 class Link:
     """The connection of one pool.
 
-    :param changed: called when another client tells that it has changed something; must not wait.
+    :param changed: called with the name of the image that another client says it has changed, or
+        with None if it may be any; must not wait.
     """
 
-    def __init__(self, definition: PoolDef, host: Host, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, definition: PoolDef, host: Host, changed: Callable[[str | None], None]
+    ) -> None:
         self._definition = definition
         self._host = host
         source = definition.source
@@ -83,7 +86,7 @@ class Link:
             host.rbd_python or _python(),
             _SERVICE,
             greet=self._greet,
-            hear=lambda _name, _fact: changed(),
+            hear=lambda _name, fact: changed(fact),
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -33,8 +33,14 @@ class LooksAtImages(Backend, LooksAtVolumes):
     def __init__(self, definition: PoolDef, host: Host) -> None:
         super().__init__(definition, host)
         self._changed: Callable[[], None] = lambda: None
-        self.link = Link(definition, host, lambda: self._changed())
         self._lock = threading.Lock()
+        #: the images that others have changed since the last scan, None: it may be any
+        self._told: set[str] | None = None
+        #: those that were read because of that, and those of them that are to be read once more: of
+        #: what a job of ours has to do with meanwhile, the pool takes nothing from a scan
+        self._read: set[str] = set()
+        self._once_more: set[str] = set()
+        self.link = Link(definition, host, self._hear)
         #: the images that were there when they were last looked at, by name: their ids
         self._ids: dict[str, str] = {}
         self._version = -1
@@ -48,7 +54,39 @@ class LooksAtImages(Backend, LooksAtVolumes):
         """Return the error for an image that is not there any more."""
         return NoSuchVolume(f"no storage vol with matching path '{self.path_of(name)}'")
 
+    def _hear(self, name: str | None) -> None:
+        """Take note of what another client tells: which image it has changed, None: any."""
+        with self._lock:
+            if name is None:
+                self._told = None
+            elif self._told is not None:
+                self._told.add(name)
+        self._changed()
+
     def refresh(self, known: Mapping[str, VolumeRecord], job: Job[Any]) -> Refresh:
+        """See `Backend.refresh`.
+
+        A scan that nobody but other clients have asked for reads the headers of those images that
+        are new, or that they have told of.
+        """
+        with self._lock:
+            told, self._told = self._told, set()
+            self._read |= told or set()
+            once_more, self._once_more = self._once_more, set()
+        told = None if told is None else told | once_more
+        same = {} if told is None or job.kind == "refresh" else _without(known, told)
+        try:
+            return self._refresh(known, same, job)
+        except BaseException:
+            self._told = None
+            raise
+
+    def _refresh(
+        self,
+        known: Mapping[str, VolumeRecord],
+        same: Mapping[str, VolumeRecord],
+        job: Job[Any],
+    ) -> Refresh:
         problems = []
         version, names = self.link.ask("names", "Unable to list RBD images", again=True)
         job.checkpoint()
@@ -60,7 +98,9 @@ class LooksAtImages(Backend, LooksAtVolumes):
             problems.append(f"{len(odd)} images have names that are no UTF-8: {shown}")
         with self._lock:
             self._version, self._ids = version, finished(names)
-        found = self._records(usable, known, job)
+        found = {name: same[name] for name, id in usable.items() if _is(same.get(name), id)}
+        rest = {name: id for name, id in usable.items() if name not in found}
+        found |= self._records(rest, known, job)
         try:
             space = self._measured(measuring, PATIENCE)
         except StorageError as err:  # the monitors tell them, and all else is read without these
@@ -200,6 +240,19 @@ class LooksAtImages(Backend, LooksAtVolumes):
             path=path,
             problem=_UNREAD,
         )
+
+
+def _without(known: Mapping[str, VolumeRecord], told: Collection[str]) -> dict[str, VolumeRecord]:
+    """Return the records that need not be read anew."""
+    kept = {name: record for name, record in dict(known).items() if record.problem is None}
+    for name in told:
+        kept.pop(name, None)
+    return kept
+
+
+def _is(record: VolumeRecord | None, id: str) -> bool:
+    """Tell whether a record is of an image with an id."""
+    return record is not None and bool(id) and record.stamp == id.encode()
 
 
 def _is_text(name: str) -> bool:

@@ -85,6 +85,10 @@ class Rbd(
         """See `Watched.watch`: it also sees what those have changed who do not tell."""
         doing = "the RADOS cluster does not answer"
         version = self.link.ask("version", doing, again=True, listen=True)
+        if self._read:
+            with self._lock:
+                self._once_more, self._read = self._read, set()
+            self._changed()
         if version == self._version:
             return
         version, names = self.link.ask("names", doing, again=True)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import secrets
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,9 +22,6 @@ _FEW = 64
 #: How often a clone is tried whose snapshot another client takes away at the same moment.
 _TRIES = 5
 _USER_SNAPSHOT = 0
-#: How long it is waited, in seconds, for those to let go who use an image in the trash; how often
-#: that is looked at.
-_MOMENT, _GLANCE = 2.0, 0.05
 
 
 class HasClones(Exception):
@@ -202,47 +197,18 @@ class Changes:
             self._images.remove(self._ioctx, name, on_progress=_progress(checkpoint))
             return
         state = self._state(name, number)
+        self.require_unused(name, number)  # the trash takes also what is in use
         if state.snapshots:
-            self.require_unused(name, number)
             self._remove_snapshots(name, number, all_of_them=snapshots)
-        self._move_to_trash(name, number)
+        try:
+            self._trash.move(name, number)
+        except self._rbd.ImageBusy as err:
+            raise ImageInUse(", ".join(self.watchers(name, number)) or str(err)) from err
         facts = state.facts
         if facts.used is not None and facts.used >> facts.order <= _FEW:
             self._trash.remove_later(number)
         else:
             self._trash.remove(number, _progress(checkpoint))
-
-    def _move_to_trash(self, name: str, number: str) -> None:
-        """Move an image to the trash, which takes also what is in use: then it is put back.
-
-        To look who uses it takes half as long as the move, so it is done meanwhile.
-        """
-        users: list[list[str]] = []
-
-        def look() -> None:
-            with suppress(self._rbd.Error):
-                users.append(self.watchers(name, number))
-
-        looking = threading.Thread(target=look, daemon=True)
-        looking.start()
-        try:
-            self._trash.move(name, number)
-        except self._rbd.ImageBusy as err:
-            raise ImageInUse(", ".join(self.watchers(name, number)) or str(err)) from err
-        finally:
-            looking.join()
-        found = users[0] if users else self.watchers(name, number)
-        if not found:
-            return
-        if self._trash.put_back(name, number):
-            raise ImageInUse(", ".join(found))
-        # its name is taken by now; most have an image open for a moment only
-        until = time.monotonic() + _MOMENT
-        while found := self.watchers(name, number):
-            if time.monotonic() > until:
-                self._trash.keep(number)
-                raise ImageInUse(", ".join(found) + f"; it lies in the trash as {number}")
-            time.sleep(_GLANCE)
 
     def _remove_snapshots(self, name: str, number: str, *, all_of_them: bool) -> None:
         with self.opened(name, number) as image:
@@ -315,6 +281,8 @@ class Changes:
 
         :raise ImageInUse: naming it.
         """
+        if number and not self._connection.is_watched(f"rbd_header.{number}"):
+            return  # that is asked much quicker than who it is
         if found := self.watchers(name, number):
             raise ImageInUse(", ".join(found))
 

@@ -256,20 +256,37 @@ class Connection:
                     self._quick.operate_write_op(change, DIRECTORY)
         raise NoSuchPool(self.pool)
 
-    def _told(self, _notice: int, teller: int, _watch: int, _data: bytes) -> None:
+    def _told(self, _notice: int, teller: int, _watch: int, data: bytes) -> None:
         """Take what another client tells. Called by librados, which must not wait."""
         if teller != self.own:
-            self._hear("changed", None)
+            self._hear("changed", data.decode(errors="replace") or None)
 
     def _gone(self, _watch: int, _error: int) -> None:
         """Take note that nothing is heard any more. Called by librados, which must not wait."""
         self._lost.set()
         self._hear("changed", None)
 
-    def tell(self) -> None:
-        """Tell all others who listen that something has changed; nobody is waited for."""
+    def tell(self, name: str) -> None:
+        """Tell all others who listen which image has changed; nobody is waited for."""
         with suppress(self.rados.Error):  # else they see it by themselves, a moment later
-            self.ioctx.aio_notify(DIRECTORY, lambda *_: None, "", _HEARING)
+            self.ioctx.aio_notify(DIRECTORY, lambda *_: None, name, _HEARING)
+
+    def is_watched(self, name: str) -> bool:
+        """Tell whether another client watches an object, as those do who have an image open.
+
+        They are told that the header of the image has changed, which is what nothing at all means
+        to librbd and to the kernel, and they say that they have heard it.
+        """
+        others: list[bool] = []
+        over = threading.Event()
+
+        def heard(_completion: Any, status: int, by: Any, silent: Any) -> None:
+            gone = status == -errno.ENOENT
+            others.append(not gone and (status < 0 or any(who[0] != self.own for who in by)))
+            over.set()
+
+        self.ioctx.aio_notify(name, heard, "", _HEARING)
+        return not over.wait(2 * _HEARING / 1000) or others[0]
 
     def close(self) -> None:
         """Listen no more, else those who tell would wait for us; a moment is enough for that."""

@@ -152,14 +152,14 @@ class Service:
             raise
         if unfinished:
             return None
-        self._connection.tell()
+        self._connection.tell(name)
         return self.do_look(task, name, used)
 
     def do_finish(self, _task: Any, name: str, new: str) -> None:
         """Give an image its name that was made as unfinished."""
         self._changes.rename(name, new)
         self._unfinished.discard(name)
-        self._connection.tell()
+        self._connection.tell(new)
 
     def do_discard_unfinished(self, _task: Any, name: str) -> None:
         """Remove an image that was made as unfinished."""
@@ -178,13 +178,13 @@ class Service:
             self._changes.clone(parent, parent_id, name, size, part)
         finally:
             self._unfinished.discard(part)
-        self._connection.tell()
+        self._connection.tell(name)
         return self.do_look(task, name, used)
 
     def do_remove(self, task: Any, name: str, id: str, snapshots: bool) -> None:
         """Remove an image."""
         self._changes.remove(name, id, snapshots=snapshots, checkpoint=task.checkpoint)
-        self._connection.tell()
+        self._connection.tell(name)
 
     def do_resize(self, _task: Any, name: str, id: str, size: int, alone: bool) -> None:
         """Set the size of an image.
@@ -194,7 +194,7 @@ class Service:
         if alone:
             self._changes.require_unused(name, id)
         self._changes.resize(name, id, size)
-        self._connection.tell()
+        self._connection.tell(name)
 
     def do_flatten(self, task: Any, name: str, id: str) -> None:
         """Copy what an image has of its parent into it."""

@@ -29,6 +29,8 @@ _QUIET, _LATEST = 0.2, 2.0
 _GLANCE, _DEAD = 0.02, 15.0
 #: After so many seconds what could not be removed is tried again.
 _AGAIN = 3.0
+#: Who has an image open for so long, in seconds, has not just looked at it.
+_FOREVER = 60.0
 #: What snapshots are called that clones need; one without clones goes with its image.
 AUTOMATIC = "storaged-"
 
@@ -39,6 +41,7 @@ class Trash:
     """The trash of one pool."""
 
     def __init__(self, connection: Connection, headers: Headers) -> None:
+        self._connection = connection
         self._rados = connection.rados
         self._rbd = connection.rbd
         self._ioctx = connection.ioctx
@@ -48,6 +51,8 @@ class Trash:
         self._waiting: deque[tuple[float, str]] = deque()
         #: those that something was in the way of
         self._stuck: deque[tuple[float, str]] = deque()
+        #: since when that is so
+        self._failed: dict[str, float] = {}
         self._changed = threading.Condition()
         self._working = False
         self._closing = False
@@ -127,20 +132,26 @@ class Trash:
                 with suppress(self._rbd.ImageExists, self._rbd.ImageNotFound):
                     self._images.trash_restore(self._ioctx, found["id"], name)
 
-    def remove(self, number: str, progress: Progress | None = None, *, again: bool = False) -> None:
+    def remove(self, number: str, progress: Progress | None = None) -> None:
         """Remove what was moved there; what cannot be removed now is tried again later.
 
-        What somebody has opened at the last moment, and has open still, is never removed.
+        What somebody has opened at the last moment, and has open still, is never removed: it gets
+        its name back, or stays there for good if that is taken and he does not let go of it.
         """
         try:
             self._remove(number, progress)
+            self._failed.pop(number, None)
         except self._rbd.Error as err:
-            if not again or not isinstance(err, self._rbd.ImageBusy):
-                self._put(self._stuck, number)
-                return
-            with suppress(self._rbd.Error):
-                if not self.put_back(self._images.trash_get(self._ioctx, number)["name"], number):
+            since = self._failed.setdefault(number, time.monotonic())
+            busy = isinstance(err, self._rbd.ImageBusy) and since < time.monotonic() - _AGAIN
+            if busy and self._connection.is_watched(f"rbd_header.{number}"):
+                with suppress(self._rbd.Error):
+                    if self.put_back(self._images.trash_get(self._ioctx, number)["name"], number):
+                        return
+                if since < time.monotonic() - _FOREVER:
                     self.keep(number)
+                    return
+            self._put(self._stuck, number)
 
     def remove_deleted(self, number: str) -> bool:
         """Remove an image of the trash at once, if it was moved there to be removed."""
@@ -198,28 +209,23 @@ class Trash:
             self._changed.wait_for(lambda: not self._working, patience)
 
     def _work(self) -> None:
-        while (found := self._next()) is not None:
-            try:
-                self.remove(found[0], again=found[1])
-            except self._rados.Error:  # the next start sweeps
-                continue
+        while (number := self._next()) is not None:
+            with suppress(self._rados.Error):  # the next start sweeps
+                self.remove(number)
 
-    def _next(self) -> tuple[str, bool] | None:
-        """Return what is to be removed next, when it is time, and whether that was tried before.
-
-        :returns: None if nothing is left.
-        """
+    def _next(self) -> str | None:
+        """Return what is to be removed next, when it is time; None if nothing is left."""
         with self._changed:
             while not self._closing:
                 queue, due = self._first()
                 left = due - time.monotonic()
                 if left <= 0:
-                    return queue.popleft()[1], queue is self._stuck
+                    return queue.popleft()[1]
                 if math.isinf(left):
                     break
                 self._changed.wait(left)
             if self._waiting:
-                return self._waiting.popleft()[1], False
+                return self._waiting.popleft()[1]
             self._working = False
             self._changed.notify_all()
             return None

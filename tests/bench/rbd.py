@@ -33,6 +33,7 @@ TRANSFER = 512 << 20
 #: What our figure may be of libvirt's, by what a row is called; else `SHARE`.
 SHARES = {
     "pool infos": 1.2,  # no storage is asked: it is a round trip, as in `daemons`
+    "resize": 1.0,  # to open and close an image takes Ceph's library a third of it already
     "delete, until": None,
     "resident memory": None,
 }
