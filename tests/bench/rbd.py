@@ -97,7 +97,7 @@ def _operations(report: Report, directory: Path, cluster: Cluster) -> None:
 
 def _streams(report: Report, directory: Path, cluster: Cluster, transfer: Transfer) -> None:
     """Measure a stream of libvirt's to and from our daemon; libvirt's has none for this type."""
-    with storaged_daemon(directory / "storaged-streams") as daemon:
+    with storaged_daemon(directory / "streams") as daemon:
         task = {
             "server": _server(cluster, daemon.uri(), transfer.pool),
             "transfer": asdict(transfer),

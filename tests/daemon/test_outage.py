@@ -91,11 +91,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Scene]]:
     opened: list[Any] = []
 
     def begin() -> Scene:
-        running = storaged_daemon(tmp_path / "root", environ=environ)
+        running = storaged_daemon(tmp_path / "r", environ=environ)
         opened.append(running)
         return Scene(running.__enter__(), server, environ)
 
-    (tmp_path / "root").mkdir()
+    (tmp_path / "r").mkdir()
     yield begin
     server.write_text("alive")
     for running in opened:
@@ -185,7 +185,7 @@ def test_a_forced_stop(scene: Scene) -> None:
 def test_a_failed_autostart(scene: Scene, start: Callable[..., Scene], tmp_path: Path) -> None:
     scene.virsh("pool-autostart", "served")
     assert scene.daemon.stop() == 0
-    (tmp_path / "root/run/libvirt/storage/autostarted").unlink()  # as after a boot
+    (tmp_path / "r/run/libvirt/storage/autostarted").unlink()  # as after a boot
     scene.server.write_text("refused")
     again = start()
     assert re.search(
