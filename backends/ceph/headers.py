@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from storaged.backends.ceph.connection import DIRECTORY, Connection
 from storaged.backends.ceph.objectmap import has_changed, states_of, used_of
@@ -49,8 +49,9 @@ _LARGEST = 1 << 20
 _ROOM = 1 << 13
 
 _Call = tuple[str, str, bytes]
-#: What an object's method has returned, the number of an error (negative), None: nothing as yet.
-_Answer = bytes | int | None
+if TYPE_CHECKING:
+    #: What an object's method has returned, the number of an error (negative), None: nothing yet.
+    _Answer = bytes | int | None  # not for Python 3.9, which this runs under as well
 #: So many names are asked for at once.
 _PAGE = 1024
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")

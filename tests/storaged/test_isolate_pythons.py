@@ -109,3 +109,14 @@ def test_the_child_loads_nothing_else_of_ours(python: str) -> None:
     assert "storaged.backends.ceph.service" in loaded
     for name in loaded:
         assert name.startswith("storaged.backends") or name in ("storaged", "__script__")
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.10"])
+def test_what_a_child_runs_is_for_older_pythons_too(version: str) -> None:
+    found = sorted(Path(sys.base_prefix).parent.glob(f"{version}.*/bin/python3"))
+    if not found:
+        pytest.skip(f"there is no Python {version} beside ours")
+    loading = _LOADED.partition("assert")[0]
+    argv = [found[0], "-I", "-c", loading, str(_PACKAGE), "storaged.backends.ceph.service"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
