@@ -117,6 +117,6 @@ def test_what_a_child_runs_is_for_older_pythons_too(version: str) -> None:
     if not found:
         pytest.skip(f"there is no Python {version} beside ours")
     loading = _LOADED.partition("assert")[0]
-    argv = [found[0], "-I", "-c", loading, str(_PACKAGE), "storaged.backends.ceph.service"]
+    argv = [str(found[0]), "-I", "-c", loading, str(_PACKAGE), "storaged.backends.ceph.service"]
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
