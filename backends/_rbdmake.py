@@ -121,8 +121,6 @@ class MakesImages(LooksAtImages, ClonesVolumes):
             raise Unsupported("backing storage not supported for raw volumes")
         check_locked(volume, source, options)
         planned = self._planned(volume)
-        if self.look(volume.name, None) is not None:  # before anything is copied in vain
-            raise NameTaken(f"volume target path '{planned.path}' already exists")
         least = source.capacity
         if source.format == "raw" and source.image is not None and options.source_secret is None:
             least = max(least, source.physical)  # with the header of its encryption
@@ -155,6 +153,8 @@ class MakesImages(LooksAtImages, ClonesVolumes):
                 advice="A copy-on-write clone lies in the Ceph pool of its source; without reflink"
                 " the data are copied.",
             )
+        if self.look(volume.name, None) is not None:  # before anything is copied in vain
+            raise NameTaken(f"volume target path '{volume.path}' already exists")
         self._copy(volume, source, job, options)
         return self.made(volume.name)
 
