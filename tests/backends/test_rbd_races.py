@@ -186,7 +186,7 @@ def hosts(tmp_path: Path, ceph_cluster: Cluster, ceph_pool: Pool) -> Iterator[Ho
         yield found
 
 
-# Under this load a call of librbd's fails now and then: its process aborts, or it gives no answer in
+# Under this load a call of librbd's fails now and then: its process aborts, or does not answer in
 # time. No image is lost then, but the user is told something else than what is expected here.
 @pytest.mark.xfail(strict=False, reason="an open fault: rare errors of librbd under this load")
 @pytest.mark.slow
